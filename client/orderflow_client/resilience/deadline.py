@@ -1,0 +1,64 @@
+"""One absolute, monotonic point in time that a call and all it causes must keep to.
+
+The deadline of the work under way travels in a context variable, so that what is called
+further down (an outbound call, a queued write) keeps to it without being handed it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+MonotonicClock = Callable[[], float]
+"""Seconds that only ever grow, such as `time.monotonic`."""
+
+_current: ContextVar[Deadline | None] = ContextVar("orderflow_deadline", default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """A point in time on a monotonic clock.
+
+    Attributes:
+        at_s: The clock's reading, in seconds, at which the time is up.
+        clock: The clock that `at_s` was read from.
+    """
+
+    at_s: float
+    clock: MonotonicClock = field(default=time.monotonic, repr=False, compare=False)
+
+    @classmethod
+    def after(cls, timeout_s: float, *, clock: MonotonicClock = time.monotonic) -> Deadline:
+        return cls(clock() + timeout_s, clock)
+
+    def remaining_s(self) -> float:
+        """Seconds left; zero or negative when the time is up."""
+        return self.at_s - self.clock()
+
+    @property
+    def expired(self) -> bool:
+        return self.clock() >= self.at_s
+
+
+def current() -> Deadline | None:
+    """The deadline of the work under way; None when it has none."""
+    return _current.get()
+
+
+def remaining_s(*, reserve_s: float = 0.0) -> float | None:
+    """Seconds left of the deadline of the work under way, less `reserve_s`; None without one."""
+    deadline = _current.get()
+    return None if deadline is None else deadline.remaining_s() - reserve_s
+
+
+@contextmanager
+def within(deadline: Deadline | None) -> Iterator[None]:
+    """Makes `deadline` the one that `current` answers, until the block ends."""
+    token = _current.set(deadline)
+    try:
+        yield
+    finally:
+        _current.reset(token)

@@ -1,0 +1,159 @@
+"""What the domain needs of the outside world. Who implements it: storage, payments, events."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+from uuid import UUID
+
+from orderflow_server.orders.order import Order, OrderChange, OrderQuery
+
+Clock = Callable[[], datetime]
+"""The time of day, in UTC, with its time zone set."""
+
+NewOrderId = Callable[[datetime], UUID]
+"""A UUIDv7 for an order created at the given time; ids made later are larger."""
+
+
+class OrderStore(Protocol):
+    """Keeps orders, durably. What a method returned is on disk.
+
+    Every write is atomic and independent of the task that asked for it: cancelling the
+    caller leaves the write either never started or completed. An order that awaits the
+    gateway is leased to whoever wrote it last until `lease_until`; after that `lease_due`
+    gives it to anybody, so that an order whose process died is found again.
+
+    All methods raise StoreUnavailable when the store fails; the writes also raise
+    StoreOverloaded when too much is waiting and DeadlineExpired when the ambient deadline
+    passed before the write began (in both cases nothing was written).
+    """
+
+    async def place(self, order: Order, *, lease_until: datetime) -> Order:
+        """Writes a new order with its items and its first change, once per request id.
+
+        Returns the order as stored: `order` itself, or the one that the same request id
+        placed earlier with the same content.
+
+        Raises:
+            RequestIdReused: The request id placed an order with other content.
+        """
+        ...
+
+    async def save(self, order: Order, *, lease_until: datetime | None = None) -> None:
+        """Writes the next version of an order and its change.
+
+        Args:
+            order: Its version must be the stored one plus 1.
+            lease_until: Required while the order awaits the gateway, None otherwise.
+
+        Raises:
+            VersionConflict: The stored version is another; nothing was written.
+            OrderNotFound: There is no such order.
+        """
+        ...
+
+    async def defer(self, order_id: UUID, *, until: datetime) -> None:
+        """Moves the lease of an order that awaits the gateway; does nothing to any other.
+
+        No version, no change: only when `lease_due` may give the order out again.
+        """
+        ...
+
+    async def lease_due(
+        self, *, now: datetime, lease_until: datetime, limit: int
+    ) -> Sequence[LeasedOrder]:
+        """Takes orders that await the gateway and whose lease ended at or before `now`.
+
+        Longest waiting first, at most `limit`, each leased to the caller until
+        `lease_until` and its attempts counted. No order is given to two callers.
+        """
+        ...
+
+    async def get(self, order_id: UUID) -> Order:
+        """Reads one order.
+
+        Raises:
+            OrderNotFound: There is no such order.
+        """
+        ...
+
+    async def list(self, query: OrderQuery) -> Sequence[Order]:
+        """Reads the newest orders that match, by id descending."""
+        ...
+
+    async def changes(self, order_id: UUID, *, after_version: int) -> Sequence[OrderChange]:
+        """Reads an order's changes with a version above `after_version`, oldest first."""
+        ...
+
+    async def ping(self) -> None:
+        """Returns when the store can answer."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LeasedOrder:
+    """An order to settle.
+
+    Attributes:
+        attempts: How often `lease_due` has given it out in its present state, this time included.
+    """
+
+    order: Order
+    attempts: int
+
+
+class PaymentState(enum.Enum):
+    """What became of a payment at the gateway."""
+
+    CHARGED = "CHARGED"
+    DECLINED = "DECLINED"
+    REFUNDED = "REFUNDED"
+    VOIDED = "VOIDED"
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """The payment of an order as the gateway knows it."""
+
+    state: PaymentState
+    decline_reason: str = ""
+
+
+class PaymentGateway(Protocol):
+    """Moves money, at most once per order: each call may be repeated and interrupted.
+
+    All methods raise PaymentUnresolved when there is no usable answer within the ambient
+    deadline; its cause is the last real error.
+    """
+
+    async def charge(self, order: Order) -> Payment:
+        """Charges the total, unless the order has a payment already: then returns that one."""
+        ...
+
+    async def refund(self, order: Order) -> Payment:
+        """Gives a charged order's money back; the answer is REFUNDED."""
+        ...
+
+    async def void(self, order: Order) -> Payment:
+        """Rules out a charge that has not happened; otherwise returns the payment as it is."""
+        ...
+
+
+class ChangeSignal(Protocol):
+    """Says that an order may have changed."""
+
+    async def wait(self) -> None:
+        """Returns when the order may have changed since the subscription or the last wait."""
+        ...
+
+
+class ChangeFeed(Protocol):
+    """Tells who watches an order to read it again."""
+
+    def subscribe(self, order_id: UUID) -> AbstractContextManager[ChangeSignal]:
+        """While the context lasts no change is missed; several may be one signal."""
+        ...
