@@ -42,6 +42,16 @@ class Deadline:
     def expired(self) -> bool:
         return self.clock() >= self.at_s
 
+    def earlier_by(self, reserve_s: float) -> Deadline:
+        """The deadline for work that must leave `reserve_s` for what comes after it."""
+        return Deadline(self.at_s - reserve_s, self.clock)
+
+
+def earliest(*deadlines: Deadline | None) -> Deadline | None:
+    """The one of the deadlines that passes first; None when none is given."""
+    given = [deadline for deadline in deadlines if deadline is not None]
+    return min(given, key=Deadline.remaining_s, default=None)
+
 
 def current() -> Deadline | None:
     """The deadline of the work under way; None when it has none."""
@@ -62,3 +72,11 @@ def within(deadline: Deadline | None) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+def enter(deadline: Deadline | None) -> None:
+    """Makes `deadline` the one that `current` answers, for the rest of this task.
+
+    For who owns a task from its start: there is nothing to restore at its end.
+    """
+    _current.set(deadline)

@@ -9,7 +9,8 @@
     ├── DeadlineExpired       the time ran out before the work was started; nothing was done
     ├── StoreOverloaded       the store refuses work; nothing was done
     ├── StoreUnavailable      the store failed; whether the work was done is unknown
-    └── PaymentUnresolved     the gateway gave no answer; whether money moved is unknown
+    ├── PaymentUnresolved     the gateway gave no answer; whether money moved is unknown
+    └── FeedClosed            the server is going away; no more changes are told here
 
 Which status each becomes on the wire is one table, in `orderflow_server.rpc.errors`.
 """
@@ -88,3 +89,7 @@ class PaymentUnresolved(OrderError):
     def __init__(self, order_id: UUID) -> None:
         super().__init__(f"the payment of order {order_id} could not be resolved")
         self.order_id = order_id
+
+
+class FeedClosed(OrderError):
+    """The server is going away and tells no more changes."""

@@ -143,11 +143,32 @@ class PaymentGateway(Protocol):
         ...
 
 
+class Settler(Protocol):
+    """Brings an order that awaits the gateway to rest."""
+
+    async def settle(self, order: Order, *, budget_s: float) -> Order:
+        """Asks the gateway and writes the outcome down; joins an attempt under way.
+
+        Returns the order at rest, or as it is when there was no outcome within `budget_s`
+        seconds: then it is tried again later, whoever asked. Cancelling the caller does not
+        cancel the attempt.
+
+        Raises:
+            StoreOverloaded, StoreUnavailable: The outcome may not have been written; it is
+                found again at the gateway.
+        """
+        ...
+
+
 class ChangeSignal(Protocol):
     """Says that an order may have changed."""
 
     async def wait(self) -> None:
-        """Returns when the order may have changed since the subscription or the last wait."""
+        """Returns when the order may have changed since the subscription or the last wait.
+
+        Raises:
+            FeedClosed: There will be no more signals.
+        """
         ...
 
 

@@ -1,0 +1,66 @@
+"""Cancelling an order: find out about its payment, then rule it out or give it back."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from uuid import UUID
+
+from orderflow_server.orders.errors import VersionConflict
+from orderflow_server.orders.order import Order, OrderState
+from orderflow_server.orders.ports import Clock, OrderStore, PaymentGateway, Settler
+from orderflow_server.orders.settling import after_payment
+
+
+class CancelOrder:
+    """Cancels orders; what was charged is refunded.
+
+    The intent to refund (REFUNDING) is durable before the gateway is asked to refund, and a
+    pending payment is voided at the gateway before the order is called CANCELLED. So a crash
+    between any two steps leaves an order that the background worker can finish.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: OrderStore,
+        gateway: PaymentGateway,
+        settler: Settler,
+        now: Clock,
+        lease: timedelta,
+    ) -> None:
+        self._store = store
+        self._gateway = gateway
+        self._settler = settler
+        self._now = now
+        self._lease = lease
+
+    async def __call__(self, order_id: UUID, *, budget_s: float) -> Order:
+        """Returns the order as CANCELLED, or as REFUNDING when that took too long.
+
+        Raises:
+            OrderNotFound: There is no such order.
+            IllegalTransition: The payment was declined; there is nothing to cancel.
+            PaymentUnresolved: Whether a pending order was charged could not be found out;
+                the order is as it was.
+        """
+        order = await self._store.get(order_id)
+        while True:
+            if order.state is OrderState.CANCELLED:
+                return order
+            if order.state is OrderState.REFUNDING:
+                return await self._settler.settle(order, budget_s=budget_s)
+            order = await self._step(order)
+
+    async def _step(self, order: Order) -> Order:
+        """One durable step towards CANCELLED; or the order as somebody else changed it."""
+        now = self._now()
+        if order.state is OrderState.PENDING_PAYMENT:
+            following = after_payment(order, await self._gateway.void(order), self._now())
+        else:
+            following = order.refunding(now)
+        lease_until = now + self._lease if following.state.awaits_gateway else None
+        try:
+            await self._store.save(following, lease_until=lease_until)
+        except VersionConflict:
+            return await self._store.get(order.id)
+        return following

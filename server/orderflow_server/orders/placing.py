@@ -1,0 +1,52 @@
+"""Placing an order: make it durable first, then try to have it paid."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from orderflow_server.orders.order import Order, OrderDraft, OrderState
+from orderflow_server.orders.ports import Clock, NewOrderId, OrderStore, Settler
+
+
+class PlaceOrder:
+    """Places orders, once per request id, and waits a while for their payment.
+
+    Args:
+        lease: How long nobody else settles a new order. Must be longer than any caller's
+            `budget_s`, or the background worker would charge beside the caller (which the
+            payment key makes harmless, but useless).
+    """
+
+    def __init__(
+        self,
+        *,
+        store: OrderStore,
+        settler: Settler,
+        now: Clock,
+        new_order_id: NewOrderId,
+        lease: timedelta,
+    ) -> None:
+        self._store = store
+        self._settler = settler
+        self._now = now
+        self._new_order_id = new_order_id
+        self._lease = lease
+
+    async def __call__(self, draft: OrderDraft, *, budget_s: float) -> Order:
+        """Returns the order, paid or declined where that was known within `budget_s` seconds.
+
+        Otherwise it is returned as PENDING_PAYMENT, and is settled later. A repeated request
+        id joins the payment that is under way instead of starting another.
+
+        Raises:
+            InvalidOrder: The draft breaks a rule; nothing was written.
+            RequestIdReused: The request id placed an order with other content.
+            StoreOverloaded, StoreUnavailable, DeadlineExpired: From the store. Repeating the
+                call with the same request id is safe.
+        """
+        now = self._now()
+        order = Order.place(draft, order_id=self._new_order_id(now), now=now)
+        stored = await self._store.place(order, lease_until=now + self._lease)
+        if stored.state is OrderState.PENDING_PAYMENT:
+            return await self._settler.settle(stored, budget_s=budget_s)
+        return stored

@@ -1,0 +1,153 @@
+"""Settlement: asks the gateway about one order and writes down what it said."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from orderflow_client.resilience import deadline
+from orderflow_client.resilience.deadline import Deadline
+from orderflow_server.orders.errors import PaymentUnresolved, VersionConflict
+from orderflow_server.orders.order import Order, OrderState
+from orderflow_server.orders.ports import (
+    Clock,
+    LeasedOrder,
+    OrderStore,
+    Payment,
+    PaymentGateway,
+)
+from orderflow_server.orders.settling import after_payment
+
+
+@dataclass(frozen=True, slots=True)
+class SettlementDeferred:
+    """An order could not be settled this time and will be tried again.
+
+    Attributes:
+        attempts: How often the background worker has tried so far; 0 for the caller's own try.
+        delay: How long the order rests before the next attempt.
+        cause: Why there was no outcome.
+    """
+
+    order_id: UUID
+    attempts: int
+    delay: timedelta
+    cause: PaymentUnresolved
+
+
+@dataclass(frozen=True, slots=True)
+class OrderSettled:
+    """The gateway's answer was written down."""
+
+    order: Order
+
+
+SettlementEvent = SettlementDeferred | OrderSettled
+SettlementListener = Callable[[SettlementEvent], None]
+
+
+class Settlement:
+    """Settles orders, at most one attempt at a time per order. Implements the port `Settler`.
+
+    Each attempt is a task of its own: a caller that gives up or is cancelled only stops
+    waiting, and callers that ask for the same order share one attempt. The gateway has to
+    answer within the first caller's budget less `reserve_s`, which is kept for the write.
+
+    Args:
+        reserve_s: Seconds of each budget that the gateway does not get.
+        retry_delay: How long an order rests after `attempts` attempts of the worker.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: OrderStore,
+        gateway: PaymentGateway,
+        now: Clock,
+        reserve_s: float,
+        retry_delay: Callable[[int], timedelta],
+        listener: SettlementListener,
+    ) -> None:
+        self._store = store
+        self._gateway = gateway
+        self._now = now
+        self._reserve_s = reserve_s
+        self._retry_delay = retry_delay
+        self._listener = listener
+        self._running: dict[UUID, asyncio.Task[Order]] = {}
+
+    async def settle(self, order: Order, *, budget_s: float) -> Order:
+        return await self._join(order, attempts=0, budget_s=budget_s)
+
+    async def settle_leased(self, leased: LeasedOrder, *, budget_s: float) -> None:
+        """One attempt of the background worker."""
+        await self._join(leased.order, attempts=leased.attempts, budget_s=budget_s)
+
+    async def _join(self, order: Order, *, attempts: int, budget_s: float) -> Order:
+        attempt = self._running.get(order.id)
+        if attempt is None:
+            attempt = asyncio.create_task(
+                self._attempt(order, attempts, budget_s - self._reserve_s),
+                name=f"settle {order.id}",
+            )
+            self._running[order.id] = attempt
+            attempt.add_done_callback(lambda task: self._ended(order.id, task))
+        done, _ = await asyncio.wait({attempt}, timeout=budget_s)
+        return attempt.result() if done else order
+
+    def _ended(self, order_id: UUID, attempt: asyncio.Task[Order]) -> None:
+        del self._running[order_id]
+        if not attempt.cancelled():
+            # Marks it as seen: with no caller left there is nobody to tell, and the order's
+            # lease brings it back.
+            attempt.exception()
+
+    async def _attempt(self, order: Order, attempts: int, timeout_s: float) -> Order:
+        # The gateway keeps to this attempt's time. The writes keep to none: an outcome that is
+        # known is worth writing down however late it is.
+        gateway_deadline = Deadline.after(timeout_s)
+        with deadline.within(None):
+            while order.state.awaits_gateway:
+                try:
+                    with deadline.within(gateway_deadline):
+                        payment = await self._ask_gateway(order)
+                except PaymentUnresolved as cause:
+                    await self._defer(order, attempts, cause)
+                    return order
+                following = after_payment(order, payment, self._now())
+                try:
+                    await self._store.save(following)
+                except VersionConflict:
+                    order = await self._store.get(order.id)
+                else:
+                    self._listener(OrderSettled(following))
+                    return following
+        return order
+
+    async def _ask_gateway(self, order: Order) -> Payment:
+        if order.state is OrderState.REFUNDING:
+            return await self._gateway.refund(order)
+        return await self._gateway.charge(order)
+
+    async def _defer(self, order: Order, attempts: int, cause: PaymentUnresolved) -> None:
+        delay = self._retry_delay(attempts)
+        await self._store.defer(order.id, until=self._now() + delay)
+        self._listener(SettlementDeferred(order.id, attempts, delay, cause))
+
+    async def drain(self, *, timeout_s: float) -> None:
+        """Waits for the attempts under way, then cancels what is left.
+
+        A cancelled attempt loses nothing: its order's lease ends and another process asks the
+        gateway again, under the same key.
+        """
+        attempts = set(self._running.values())
+        if not attempts:
+            return
+        _, late = await asyncio.wait(attempts, timeout=timeout_s)
+        for attempt in late:
+            attempt.cancel()
+        if late:
+            await asyncio.wait(late)

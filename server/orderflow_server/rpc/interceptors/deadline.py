@@ -1,0 +1,44 @@
+"""Gives each call one deadline, the caller's or the method's; refuses calls that come too late."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from orderflow_client.resilience import deadline
+from orderflow_client.resilience.deadline import Deadline
+from orderflow_server.orders.errors import DeadlineExpired
+from orderflow_server.rpc.call import ServerCall
+from orderflow_server.rpc.chain import Interceptor
+
+
+def deadlines(timeouts_s: Mapping[str, float]) -> Interceptor:
+    """Makes the interceptor.
+
+    Args:
+        timeouts_s: The longest time of each method, by its path. It is the deadline of a call
+            that brings none, and the cap of one that does.
+    """
+
+    @asynccontextmanager
+    async def enforce_deadline(call: ServerCall) -> AsyncIterator[None]:
+        # None without a deadline; the stub does not know.
+        asked_s: float | None = call.context.time_remaining()
+        cap_s = timeouts_s.get(call.method.path)
+        if asked_s is not None and asked_s <= 0:
+            raise DeadlineExpired("the deadline had passed on arrival")
+        if cap_s is None or (asked_s is not None and asked_s <= cap_s):
+            # gRPC itself cancels the handler when the caller's own deadline passes.
+            if asked_s is not None:
+                deadline.enter(Deadline.after(asked_s))
+            yield
+            return
+        deadline.enter(Deadline.after(cap_s))
+        try:
+            async with asyncio.timeout(cap_s):
+                yield
+        except TimeoutError as error:
+            raise DeadlineExpired(f"the method's limit of {cap_s:g} s passed") from error
+
+    return enforce_deadline

@@ -1,0 +1,78 @@
+"""The gRPC server: its options, its services, and the order of its interceptors."""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from orderflow.v1 import order_service_pb2 as pb
+from orderflow.v1 import order_service_pb2_grpc as rpc
+from orderflow_server.rpc.chain import Interceptor, ServerChain
+from orderflow_server.rpc.health import HealthService
+from orderflow_server.rpc.interceptors.access_log import access_log
+from orderflow_server.rpc.interceptors.deadline import deadlines
+from orderflow_server.rpc.interceptors.error_mapping import error_mapping
+from orderflow_server.rpc.servicer import OrderServicer
+
+ORDER_SERVICE = pb.DESCRIPTOR.services_by_name["OrderService"].full_name
+HEALTH_SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+
+
+def interceptors(timeouts_s: Mapping[str, float]) -> list[Interceptor]:
+    """Every interceptor, outermost first."""
+    return [
+        # Outside the error mapping, so that it logs the status that the caller gets.
+        access_log,
+        # Outside the deadline, so that a call refused or ended for its time gets its status here.
+        error_mapping,
+        deadlines(timeouts_s),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class RpcServer:
+    """A server that is bound to its address and not started yet."""
+
+    server: grpc.aio.Server
+    chain: ServerChain
+    health: HealthService
+    port: int
+
+    async def start(self) -> None:
+        # A context variable that is set now would leak into every RPC.
+        await contextvars.Context().run(self.server.start)
+
+
+def make_server(
+    address: str,
+    *,
+    servicer: OrderServicer,
+    timeouts_s: Mapping[str, float],
+    max_request_bytes: int,
+) -> RpcServer:
+    """Raises RuntimeError when the address cannot be bound; port 0 takes a free one."""
+    chain = ServerChain(interceptors(timeouts_s), services=[ORDER_SERVICE])
+    server = grpc.aio.server(
+        interceptors=[chain],
+        options=[
+            ("grpc.max_receive_message_length", max_request_bytes),
+            # Two processes on one port is a mistake here, not a way to scale.
+            ("grpc.so_reuseport", 0),
+            # The clients ping every 30 s, also without calls (orderflow_client.channel). The
+            # library's default calls that abuse and hangs up.
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            ("grpc.keepalive_permit_without_calls", 1),
+        ],
+    )
+    health = HealthService([ORDER_SERVICE])
+    rpc.add_OrderServiceServicer_to_server(servicer, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    reflection.enable_server_reflection(
+        [ORDER_SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME], server
+    )
+    return RpcServer(server, chain, health, server.add_insecure_port(address))

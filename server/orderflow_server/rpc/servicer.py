@@ -1,0 +1,110 @@
+"""OrderService: each RPC validated, converted, handed to the domain, and converted back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+from uuid import UUID
+
+import grpc
+
+from orderflow.v1 import order_service_pb2 as pb
+from orderflow.v1 import order_service_pb2_grpc as rpc
+from orderflow_client.resilience import deadline
+from orderflow_server.orders.cancelling import CancelOrder
+from orderflow_server.orders.placing import PlaceOrder
+from orderflow_server.orders.ports import ChangeFeed, OrderStore
+from orderflow_server.orders.watching import watch_order
+from orderflow_server.rpc import convert, page_token
+from orderflow_server.rpc.validation import RequestValidator
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+REQUEST_TYPES = (
+    pb.CreateOrderRequest,
+    pb.GetOrderRequest,
+    pb.ListOrdersRequest,
+    pb.CancelOrderRequest,
+    pb.WatchOrderRequest,
+)
+
+
+class OrderServicer(rpc.OrderServiceServicer):
+    """The contract's comments say what each method does; this class only connects.
+
+    Args:
+        inline_limit_s: The longest a caller waits for the gateway, however late its deadline.
+        reserve_s: What is kept of a caller's deadline for the answer to travel back.
+    """
+
+    def __init__(
+        self,
+        *,
+        place_order: PlaceOrder,
+        cancel_order: CancelOrder,
+        store: OrderStore,
+        feed: ChangeFeed,
+        validator: RequestValidator,
+        inline_limit_s: float,
+        reserve_s: float,
+    ) -> None:
+        self._place_order = place_order
+        self._cancel_order = cancel_order
+        self._store = store
+        self._feed = feed
+        self._validator = validator
+        self._inline_limit_s = inline_limit_s
+        self._reserve_s = reserve_s
+
+    async def CreateOrder(
+        self, request: pb.CreateOrderRequest, context: Context
+    ) -> pb.CreateOrderResponse:
+        del context
+        self._validator.check(request)
+        draft = convert.draft_from(request)
+        order = await self._place_order(draft, budget_s=self._budget_s())
+        return pb.CreateOrderResponse(order=convert.order_message(order))
+
+    async def GetOrder(self, request: pb.GetOrderRequest, context: Context) -> pb.GetOrderResponse:
+        del context
+        self._validator.check(request)
+        order = await self._store.get(UUID(request.order_id))
+        return pb.GetOrderResponse(order=convert.order_message(order))
+
+    async def ListOrders(
+        self, request: pb.ListOrdersRequest, context: Context
+    ) -> pb.ListOrdersResponse:
+        del context
+        self._validator.check(request)
+        query = convert.query_from(request)
+        orders = await self._store.list(query)
+        response = pb.ListOrdersResponse(orders=map(convert.order_message, orders))
+        if len(orders) == query.limit:
+            response.next_page_token = page_token.encode(orders[-1].id, request)
+        return response
+
+    async def CancelOrder(
+        self, request: pb.CancelOrderRequest, context: Context
+    ) -> pb.CancelOrderResponse:
+        del context
+        self._validator.check(request)
+        order = await self._cancel_order(UUID(request.order_id), budget_s=self._budget_s())
+        return pb.CancelOrderResponse(order=convert.order_message(order))
+
+    async def WatchOrder(
+        self, request: pb.WatchOrderRequest, context: Context
+    ) -> AsyncIterator[pb.WatchOrderResponse]:
+        del context
+        self._validator.check(request)
+        orders = watch_order(UUID(request.order_id), store=self._store, feed=self._feed)
+        async with aclosing(orders):
+            async for order in orders:
+                yield pb.WatchOrderResponse(order=convert.order_message(order))
+
+    def _budget_s(self) -> float:
+        """How long this call may wait for the gateway."""
+        remaining_s = deadline.remaining_s(reserve_s=self._reserve_s)
+        if remaining_s is None:
+            return self._inline_limit_s
+        return max(0.0, min(remaining_s, self._inline_limit_s))

@@ -1,0 +1,168 @@
+"""Errors as google.rpc.Status: which error becomes which code and reason is one table, here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from orderflow_server.orders import errors
+from orderflow_server.rpc.chain import MalformedRequest
+
+ERROR_DOMAIN = "orderflow"
+INTERNAL_REASON = "INTERNAL"
+INTERNAL_MESSAGE = "internal error; the request_id names it in the server's log"
+
+RETRY_DELAY_S = 0.1
+"""What a refused caller is told to wait when nothing better is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One broken rule of a request.
+
+    Attributes:
+        field: Its path, such as `items[2].quantity`; empty when the message as a whole is wrong.
+        description: What is wrong, as a sentence for the caller.
+    """
+
+    field: str
+    description: str
+
+
+class InvalidRequest(Exception):
+    """A request breaks rules of the contract."""
+
+    def __init__(self, violations: Sequence[Violation]) -> None:
+        super().__init__("; ".join(f"{v.field}: {v.description}" for v in violations))
+        self.violations = violations
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How one type of error goes over the wire.
+
+    Attributes:
+        details: More google.rpc details than ErrorInfo.
+        message: What the caller reads; the error's own text when None.
+    """
+
+    code: grpc.StatusCode
+    reason: str
+    details: Callable[[Any], Iterable[Message]] = lambda _error: ()
+    message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorStatus:
+    """An error as the caller gets it."""
+
+    code: grpc.StatusCode
+    reason: str
+    status: grpc.Status
+
+
+def _bad_request(violations: Iterable[Violation]) -> Iterable[Message]:
+    yield error_details_pb2.BadRequest(
+        field_violations=[
+            error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)
+            for v in violations
+        ]
+    )
+
+
+def _invalid_request(error: InvalidRequest) -> Iterable[Message]:
+    return _bad_request(error.violations)
+
+
+def _malformed_request(error: MalformedRequest) -> Iterable[Message]:
+    return _bad_request([Violation("", str(error))])
+
+
+def _invalid_order(error: errors.InvalidOrder) -> Iterable[Message]:
+    return _bad_request([Violation(error.field, error.description)])
+
+
+def _missing_order(error: errors.OrderNotFound) -> Iterable[Message]:
+    yield error_details_pb2.ResourceInfo(
+        resource_type="orderflow.v1.Order", resource_name=str(error.order_id)
+    )
+
+
+def _illegal_transition(error: errors.IllegalTransition) -> Iterable[Message]:
+    yield error_details_pb2.PreconditionFailure(
+        violations=[
+            error_details_pb2.PreconditionFailure.Violation(
+                type="ORDER_STATE", subject=str(error.order_id), description=str(error)
+            )
+        ]
+    )
+
+
+def _retry_info(_error: BaseException) -> Iterable[Message]:
+    info = error_details_pb2.RetryInfo()
+    info.retry_delay.FromMilliseconds(round(RETRY_DELAY_S * 1000))
+    yield info
+
+
+_Code = grpc.StatusCode
+RULES: Mapping[type[BaseException], Rule] = {
+    InvalidRequest: Rule(_Code.INVALID_ARGUMENT, "INVALID_REQUEST", _invalid_request),
+    MalformedRequest: Rule(_Code.INVALID_ARGUMENT, "MALFORMED_REQUEST", _malformed_request),
+    errors.InvalidOrder: Rule(_Code.INVALID_ARGUMENT, "INVALID_REQUEST", _invalid_order),
+    errors.OrderNotFound: Rule(_Code.NOT_FOUND, "ORDER_NOT_FOUND", _missing_order),
+    errors.RequestIdReused: Rule(_Code.ALREADY_EXISTS, "REQUEST_ID_REUSED"),
+    errors.IllegalTransition: Rule(
+        _Code.FAILED_PRECONDITION, "ILLEGAL_TRANSITION", _illegal_transition
+    ),
+    errors.VersionConflict: Rule(_Code.ABORTED, "VERSION_CONFLICT", _retry_info),
+    errors.DeadlineExpired: Rule(
+        _Code.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", message="the deadline passed"
+    ),
+    errors.StoreOverloaded: Rule(
+        _Code.RESOURCE_EXHAUSTED,
+        "STORE_OVERLOADED",
+        _retry_info,
+        message="too many orders are waiting to be written",
+    ),
+    errors.StoreUnavailable: Rule(
+        _Code.UNAVAILABLE,
+        "STORE_UNAVAILABLE",
+        _retry_info,
+        message="orders cannot be read or written at the moment",
+    ),
+    errors.PaymentUnresolved: Rule(
+        _Code.UNAVAILABLE,
+        "PAYMENT_UNRESOLVED",
+        _retry_info,
+        message="the payment gateway does not say what became of the payment",
+    ),
+    errors.FeedClosed: Rule(
+        _Code.UNAVAILABLE,
+        "SERVER_DRAINING",
+        _retry_info,
+        message="this server is going away; try another",
+    ),
+}
+_UNEXPECTED = Rule(grpc.StatusCode.INTERNAL, INTERNAL_REASON, message=INTERNAL_MESSAGE)
+
+
+def error_status(error: BaseException, *, request_id: str) -> ErrorStatus:
+    """The status of an error. One that is not in the table is INTERNAL, and its text stays here."""
+    rule = RULES.get(type(error), _UNEXPECTED)
+    status = status_pb2.Status(
+        code=rule.code.value[0],
+        message=str(error) if rule.message is None else rule.message,
+    )
+    info = error_details_pb2.ErrorInfo(
+        reason=rule.reason, domain=ERROR_DOMAIN, metadata={"request_id": request_id}
+    )
+    status.details.add().Pack(info)
+    for detail in rule.details(error):
+        status.details.add().Pack(detail)
+    return ErrorStatus(rule.code, rule.reason, rpc_status.to_status(status))
