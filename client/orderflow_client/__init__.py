@@ -1,0 +1,55 @@
+"""The client of Orderflow.
+
+from orderflow_client import OrderClient, item, money
+
+async with OrderClient("127.0.0.1:50051") as client:
+    order = await client.create_order(
+        customer_id="customer-1",
+        items=[item("SKU-1", 2, money("12.50", "EUR"))],
+        payment_token="tok_visa",
+    )
+"""
+
+from orderflow_client.channel import open_channel
+from orderflow_client.client import ORDER_CONTRACT, OrderClient, item
+from orderflow_client.contract import ContractError, MethodContract, contracts
+from orderflow_client.errors import (
+    Cancelled,
+    Conflict,
+    DeadlineExceeded,
+    InvalidRequest,
+    NotFound,
+    OrderflowError,
+    Overloaded,
+    PermissionDenied,
+    ServerError,
+    Unavailable,
+)
+from orderflow_client.money import money, to_decimal
+from orderflow_client.resilience.deadline import Deadline
+from orderflow_client.resilience.events import Listener, RetryScheduled
+
+__all__ = [
+    "ORDER_CONTRACT",
+    "Cancelled",
+    "Conflict",
+    "ContractError",
+    "Deadline",
+    "DeadlineExceeded",
+    "InvalidRequest",
+    "Listener",
+    "MethodContract",
+    "NotFound",
+    "OrderClient",
+    "OrderflowError",
+    "Overloaded",
+    "PermissionDenied",
+    "RetryScheduled",
+    "ServerError",
+    "Unavailable",
+    "contracts",
+    "item",
+    "money",
+    "open_channel",
+    "to_decimal",
+]

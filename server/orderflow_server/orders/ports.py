@@ -16,7 +16,7 @@ Clock = Callable[[], datetime]
 """The time of day, in UTC, with its time zone set."""
 
 NewOrderId = Callable[[datetime], UUID]
-"""A UUIDv7 for an order created at the given time; ids made later are larger."""
+"""A UUIDv7 for an order created at the given time; one of a later millisecond is larger."""
 
 
 class OrderStore(Protocol):

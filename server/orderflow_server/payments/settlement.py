@@ -20,6 +20,7 @@ from orderflow_server.orders.ports import (
     PaymentGateway,
 )
 from orderflow_server.orders.settling import after_payment
+from orderflow_server.payments.gateway import PaymentRefused
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class SettlementDeferred:
     order_id: UUID
     attempts: int
     delay: timedelta
-    cause: PaymentUnresolved
+    cause: PaymentUnresolved | PaymentRefused
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ class Settlement:
                 try:
                     with deadline.within(gateway_deadline):
                         payment = await self._ask_gateway(order)
-                except PaymentUnresolved as cause:
+                except (PaymentUnresolved, PaymentRefused) as cause:
                     await self._defer(order, attempts, cause)
                     return order
                 following = after_payment(order, payment, self._now())
@@ -132,7 +133,9 @@ class Settlement:
             return await self._gateway.refund(order)
         return await self._gateway.charge(order)
 
-    async def _defer(self, order: Order, attempts: int, cause: PaymentUnresolved) -> None:
+    async def _defer(
+        self, order: Order, attempts: int, cause: PaymentUnresolved | PaymentRefused
+    ) -> None:
         delay = self._retry_delay(attempts)
         await self._store.defer(order.id, until=self._now() + delay)
         self._listener(SettlementDeferred(order.id, attempts, delay, cause))

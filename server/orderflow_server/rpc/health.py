@@ -19,7 +19,9 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
-class HealthService(health.aio.HealthServicer):
+class HealthService(
+    health.aio.HealthServicer  # type: ignore[misc, name-defined]  # the library carries no types
+):
     """Answers for the server as a whole ("") and for each service, which here always agree."""
 
     def __init__(self, services: Sequence[str]) -> None:
@@ -47,8 +49,10 @@ class HealthService(health.aio.HealthServicer):
         self._draining = True
         self._answer(_NOT_SERVING)
 
-    def _answer(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
-        self._server_status = dict.fromkeys(self._services, status)
+    def _answer(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        self._server_status: dict[str, health_pb2.HealthCheckResponse.ServingStatus] = (
+            dict.fromkeys(self._services, status)
+        )
         self._changed.set()
         self._changed = asyncio.Event()
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import grpc
@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha import reflection
 
 from orderflow.v1 import order_service_pb2 as pb
 from orderflow.v1 import order_service_pb2_grpc as rpc
+from orderflow_client.contract import contracts
 from orderflow_server.rpc.chain import Interceptor, ServerChain
 from orderflow_server.rpc.health import HealthService
 from orderflow_server.rpc.interceptors.access_log import access_log
@@ -19,18 +20,21 @@ from orderflow_server.rpc.interceptors.deadline import deadlines
 from orderflow_server.rpc.interceptors.error_mapping import error_mapping
 from orderflow_server.rpc.servicer import OrderServicer
 
-ORDER_SERVICE = pb.DESCRIPTOR.services_by_name["OrderService"].full_name
+_ORDER_DESCRIPTOR = pb.DESCRIPTOR.services_by_name["OrderService"]
+ORDER_SERVICE = _ORDER_DESCRIPTOR.full_name
+CONTRACT = contracts(_ORDER_DESCRIPTOR)
+"""The policies of the service's methods."""
 HEALTH_SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 
-def interceptors(timeouts_s: Mapping[str, float]) -> list[Interceptor]:
+def interceptors() -> list[Interceptor]:
     """Every interceptor, outermost first."""
     return [
         # Outside the error mapping, so that it logs the status that the caller gets.
         access_log,
         # Outside the deadline, so that a call refused or ended for its time gets its status here.
         error_mapping,
-        deadlines(timeouts_s),
+        deadlines({path: m.timeout_s for path, m in CONTRACT.items() if m.timeout_s is not None}),
     ]
 
 
@@ -44,19 +48,18 @@ class RpcServer:
     port: int
 
     async def start(self) -> None:
-        # A context variable that is set now would leak into every RPC.
-        await contextvars.Context().run(self.server.start)
+        # Every call inherits the context that the server was started in: an empty one.
+        await asyncio.create_task(self.server.start(), context=contextvars.Context())
 
 
 def make_server(
     address: str,
     *,
     servicer: OrderServicer,
-    timeouts_s: Mapping[str, float],
     max_request_bytes: int,
 ) -> RpcServer:
     """Raises RuntimeError when the address cannot be bound; port 0 takes a free one."""
-    chain = ServerChain(interceptors(timeouts_s), services=[ORDER_SERVICE])
+    chain = ServerChain(interceptors(), services=[ORDER_SERVICE])
     server = grpc.aio.server(
         interceptors=[chain],
         options=[
@@ -71,7 +74,8 @@ def make_server(
     )
     health = HealthService([ORDER_SERVICE])
     rpc.add_OrderServiceServicer_to_server(servicer, server)
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    # The library carries no types.
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)  # type: ignore[no-untyped-call]
     reflection.enable_server_reflection(
         [ORDER_SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME], server
     )

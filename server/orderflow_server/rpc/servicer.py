@@ -21,14 +21,6 @@ from orderflow_server.rpc.validation import RequestValidator
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-REQUEST_TYPES = (
-    pb.CreateOrderRequest,
-    pb.GetOrderRequest,
-    pb.ListOrdersRequest,
-    pb.CancelOrderRequest,
-    pb.WatchOrderRequest,
-)
-
 
 class OrderServicer(rpc.OrderServiceServicer):
     """The contract's comments say what each method does; this class only connects.

@@ -9,7 +9,9 @@ import protovalidate
 from google.protobuf import unknown_fields
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 
+from orderflow.v1 import order_service_pb2 as pb
 from orderflow_server.rpc.status import InvalidRequest, Violation
 
 
@@ -23,9 +25,9 @@ class RequestValidator:
     def __init__(self) -> None:
         self._validator = protovalidate.Validator()
 
-    def warm_up(self, request_types: Iterable[type[Message]]) -> None:
-        for request_type in request_types:
-            self._validator.collect_violations(request_type())
+    def warm_up(self) -> None:
+        for method in pb.DESCRIPTOR.services_by_name["OrderService"].methods:
+            self._validator.collect_violations(GetMessageClass(method.input_type)())
 
     def check(self, request: Message) -> None:
         """Returns when the request keeps to every rule.

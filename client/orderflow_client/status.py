@@ -1,0 +1,110 @@
+"""What a failed call says about itself: the google.rpc details and the pushback.
+
+The details are read from `grpc-status-details-bin` with google.rpc's own messages:
+`grpc_status.rpc_status.aio.from_call` does not take an exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import (
+    error_details_pb2,
+    status_pb2,
+)
+
+from orderflow_client.resilience.retry import Verdict
+
+DETAILS_KEY = "grpc-status-details-bin"
+PUSHBACK_KEY = "grpc-retry-pushback-ms"
+_STOP_S = -1.0
+
+_RETRYABLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusDetails:
+    """The google.rpc details of one failure.
+
+    Attributes:
+        reason: Why, in UPPER_SNAKE_CASE (ErrorInfo). Empty when not said.
+        metadata: More about the reason (ErrorInfo).
+        retry_delay_s: When to try again (RetryInfo). None when not said.
+        violations: Pairs of a field or subject and what is wrong with it (BadRequest,
+            PreconditionFailure).
+    """
+
+    reason: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    retry_delay_s: float | None = None
+    violations: tuple[tuple[str, str], ...] = ()
+
+
+def details_of(error: grpc.aio.AioRpcError) -> StatusDetails:
+    """The details an error carries; empty ones when it carries none that can be read."""
+    raw = metadatum(error.trailing_metadata(), DETAILS_KEY)
+    if not isinstance(raw, bytes):
+        return StatusDetails()
+    try:
+        status = status_pb2.Status.FromString(raw)
+        return _read(status)
+    except DecodeError:
+        # What is on the wire is not the caller's doing, and the code alone still says much.
+        return StatusDetails()
+
+
+def _read(status: status_pb2.Status) -> StatusDetails:
+    info = error_details_pb2.ErrorInfo()
+    retry_info = error_details_pb2.RetryInfo()
+    bad_request = error_details_pb2.BadRequest()
+    precondition = error_details_pb2.PreconditionFailure()
+    retry_delay_s: float | None = None
+    violations: list[tuple[str, str]] = []
+    for detail in status.details:
+        if detail.Unpack(retry_info):
+            delay = retry_info.retry_delay
+            retry_delay_s = delay.seconds + delay.nanos / 1e9
+        elif detail.Unpack(bad_request):
+            violations += [(v.field, v.description) for v in bad_request.field_violations]
+        elif detail.Unpack(precondition):
+            violations += [(v.subject, v.description) for v in precondition.violations]
+        else:
+            detail.Unpack(info)
+    return StatusDetails(
+        reason=info.reason,
+        metadata=dict(info.metadata),
+        retry_delay_s=retry_delay_s,
+        violations=tuple(violations),
+    )
+
+
+def verdict_on(error: Exception) -> Verdict:
+    """Whether a failed attempt may be repeated, and what the server said about when.
+
+    UNAVAILABLE may, and so may DEADLINE_EXCEEDED (of an attempt: whether the call's own
+    deadline lasts is for the retry to see), RESOURCE_EXHAUSTED only with a pushback.
+    """
+    if not isinstance(error, grpc.aio.AioRpcError):
+        return Verdict(retryable=False)
+    pushback_s = _pushback_s(error)
+    if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return Verdict(pushback_s is not None, pushback_s)
+    return Verdict(error.code() in _RETRYABLE, pushback_s)
+
+
+def _pushback_s(error: grpc.aio.AioRpcError) -> float | None:
+    raw = metadatum(error.trailing_metadata(), PUSHBACK_KEY)
+    if raw is None:
+        return details_of(error).retry_delay_s
+    try:
+        return int(raw) / 1000
+    except ValueError:
+        return _STOP_S  # gRFC A6: what cannot be read means "do not retry".
+
+
+def metadatum(metadata: grpc.aio.Metadata | None, key: str) -> str | bytes | None:
+    """The first value under a key; None when there is none."""
+    return None if metadata is None else metadata.get(key)

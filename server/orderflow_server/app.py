@@ -1,0 +1,176 @@
+"""The composition root: every object is made here, once, and handed what it needs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import structlog
+import uuid_utils
+
+from orderflow_client.channel import open_channel
+from orderflow_server.events.changes import ChangeHub
+from orderflow_server.orders.cancelling import CancelOrder
+from orderflow_server.orders.placing import PlaceOrder
+from orderflow_server.orders.ports import OrderStore, PaymentGateway
+from orderflow_server.payments.gateway import CONTRACT as GATEWAY_CONTRACT
+from orderflow_server.payments.gateway import GrpcPaymentGateway
+from orderflow_server.payments.log import log_retry, log_settlement
+from orderflow_server.payments.settlement import Settlement
+from orderflow_server.payments.simulator.server import PaymentSimulator
+from orderflow_server.payments.worker import PaymentWorker, WorkerOptions
+from orderflow_server.rpc.server import RpcServer, make_server
+from orderflow_server.rpc.servicer import OrderServicer
+from orderflow_server.rpc.validation import RequestValidator
+from orderflow_server.settings import Settings
+from orderflow_server.storage.engine import BatchEnded, EngineOptions
+from orderflow_server.storage.store import open_sqlite_store
+
+log = structlog.get_logger("orderflow.app")
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST_RETRY_DELAY_S = 0.5
+_MAX_RETRY_DELAY_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class OrderApp:
+    """The running service.
+
+    Attributes:
+        address: Where it serves, host:port, with the port it really has.
+    """
+
+    address: str
+    rpc: RpcServer
+    hub: ChangeHub
+    settlement: Settlement
+    worker: PaymentWorker
+
+
+@asynccontextmanager
+async def order_app(settings: Settings) -> AsyncIterator[OrderApp]:
+    """Starts the service, SERVING when this yields, and stops it in order when the block ends.
+
+    Raises:
+        StoreUnavailable: The database cannot be opened.
+        RuntimeError: The address cannot be bound.
+    """
+    hub = ChangeHub()
+
+    def wake_watchers(batch: BatchEnded) -> None:
+        hub.publish(batch.changed)
+
+    async with (
+        open_sqlite_store(
+            settings.database,
+            engine=EngineOptions(max_queue=settings.write_queue),
+            on_batch=wake_watchers,
+        ) as store,
+        _gateway_target(settings) as target,
+        open_channel(target, contract=GATEWAY_CONTRACT, listeners=[log_retry]) as channel,
+    ):
+        app = _assemble(settings, hub, store, GrpcPaymentGateway(channel))
+        await app.rpc.start()
+        working = asyncio.create_task(app.worker.run(), name="payment worker")
+        try:
+            await store.ping()
+            app.rpc.health.serve()
+            log.info("serving", address=app.address, gateway=target)
+            yield app
+        finally:
+            await _drain(app, settings)
+            working.cancel()
+            await asyncio.wait({working})
+            log.info("stopped")
+
+
+def _assemble(
+    settings: Settings, hub: ChangeHub, store: OrderStore, gateway: PaymentGateway
+) -> OrderApp:
+    lease = timedelta(seconds=settings.lease_s)
+    settlement = Settlement(
+        store=store,
+        gateway=gateway,
+        now=_utc_now,
+        reserve_s=settings.reserve_s,
+        retry_delay=_retry_delay,
+        listener=log_settlement,
+    )
+    worker = PaymentWorker(
+        store=store,
+        settle=lambda leased: settlement.settle_leased(leased, budget_s=settings.inline_payment_s),
+        now=_utc_now,
+        options=WorkerOptions(
+            concurrency=settings.worker_concurrency,
+            poll_interval_s=settings.worker_poll_s,
+            lease_s=settings.lease_s,
+        ),
+    )
+    validator = RequestValidator()
+    validator.warm_up()
+    servicer = OrderServicer(
+        place_order=PlaceOrder(
+            store=store,
+            settler=settlement,
+            now=_utc_now,
+            new_order_id=_new_order_id,
+            lease=lease,
+        ),
+        cancel_order=CancelOrder(
+            store=store, gateway=gateway, settler=settlement, now=_utc_now, lease=lease
+        ),
+        store=store,
+        feed=hub,
+        validator=validator,
+        inline_limit_s=settings.inline_payment_s,
+        reserve_s=settings.reserve_s,
+    )
+    rpc = make_server(
+        settings.address, servicer=servicer, max_request_bytes=settings.max_request_bytes
+    )
+    host, _, _ = settings.address.rpartition(":")
+    return OrderApp(f"{host}:{rpc.port}", rpc, hub, settlement, worker)
+
+
+async def _drain(app: OrderApp, settings: Settings) -> None:
+    """Stops taking work, finishes what runs, then what runs behind it; the order matters."""
+    app.rpc.health.drain()
+    # Lame duck: whoever balances the load sees NOT_SERVING before a call is refused.
+    await asyncio.sleep(settings.lame_duck_s)
+    app.hub.close()
+    # stop() returns before the cleanup of the handlers it cancelled has ended.
+    await app.rpc.server.stop(settings.grace_s)
+    await app.rpc.chain.finish(timeout_s=settings.grace_s)
+    await app.worker.stop(timeout_s=settings.grace_s)
+    await app.settlement.drain(timeout_s=settings.grace_s)
+
+
+@asynccontextmanager
+async def _gateway_target(settings: Settings) -> AsyncIterator[str]:
+    if settings.gateway:
+        yield settings.gateway
+        return
+    async with PaymentSimulator() as simulator:
+        log.warning("no gateway is set: payments are simulated, no money moves")
+        yield simulator.target
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _new_order_id(now: datetime) -> UUID:
+    """A UUIDv7 whose milliseconds are those of the order's create_time."""
+    microseconds = (now - _EPOCH) // timedelta(microseconds=1)
+    return UUID(int=uuid_utils.uuid7(nanoseconds=microseconds * 1000).int)
+
+
+def _retry_delay(attempts: int) -> timedelta:
+    """How long an unresolved payment rests: 0.5 s, doubling with each attempt up to a minute."""
+    doublings = min(attempts, 16)
+    return timedelta(seconds=min(_FIRST_RETRY_DELAY_S * 2**doublings, _MAX_RETRY_DELAY_S))

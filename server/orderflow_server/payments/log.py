@@ -1,0 +1,33 @@
+"""What happens to payments, as log lines. The policies only tell; this listens."""
+
+from __future__ import annotations
+
+import structlog
+
+from orderflow_client.resilience.events import RetryScheduled
+from orderflow_server.payments.settlement import SettlementDeferred, SettlementEvent
+
+log = structlog.get_logger("orderflow.payments")
+
+
+def log_retry(event: RetryScheduled) -> None:
+    log.warning(
+        "payment attempt failed, retrying",
+        method=event.name,
+        attempt=event.attempt,
+        delay_ms=round(event.delay_s * 1000),
+        cause=repr(event.cause),
+    )
+
+
+def log_settlement(event: SettlementEvent) -> None:
+    if isinstance(event, SettlementDeferred):
+        log.warning(
+            "payment unresolved, the background worker goes on",
+            order_id=str(event.order_id),
+            attempt=event.attempts,
+            delay_ms=round(event.delay.total_seconds() * 1000),
+            cause=repr(event.cause.__cause__ or event.cause),
+        )
+    else:
+        log.debug("order settled", order_id=str(event.order.id), state=event.order.state)

@@ -1,0 +1,77 @@
+"""What can be set, where it comes from, and what it means.
+
+Every setting is an environment variable ORDERFLOW_<NAME>; the flags of `orderflow-server serve`
+come before those.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """The settings of one server process."""
+
+    model_config = SettingsConfigDict(env_prefix="ORDERFLOW_", frozen=True, extra="forbid")
+
+    address: str = Field(
+        "127.0.0.1:50051", description="Where to serve, host:port. Port 0 takes a free one."
+    )
+    database: Path = Field(
+        Path("orderflow.db"), description="The SQLite file. It is made when it is missing."
+    )
+    gateway: str = Field(
+        "",
+        description="The payment gateway, host:port. Empty: a simulator inside this process, "
+        "which forgets its ledger at the end.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least important lines that are written."
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="auto: console on a terminal, JSON elsewhere."
+    )
+    inline_payment_s: float = Field(
+        3.0,
+        gt=0,
+        le=60,
+        description="The longest that CreateOrder and CancelOrder wait for the gateway, seconds. "
+        "After that the background worker goes on.",
+    )
+    reserve_s: float = Field(
+        0.2,
+        ge=0,
+        le=5,
+        description="What is kept of a caller's deadline for the write and the answer, seconds.",
+    )
+    worker_concurrency: int = Field(
+        16, ge=1, le=1000, description="How many orders the background worker settles at once."
+    )
+    worker_poll_s: float = Field(
+        0.5, gt=0, le=60, description="How often it looks for orders to settle, seconds."
+    )
+    write_queue: int = Field(
+        4096, ge=1, description="How many writes may wait; past that they are refused."
+    )
+    max_request_bytes: int = Field(
+        1024 * 1024, ge=1024, description="The largest request that is read, bytes."
+    )
+    lame_duck_s: float = Field(
+        0.0,
+        ge=0,
+        le=60,
+        description="How long a stopping server says NOT_SERVING before it refuses calls, "
+        "seconds. Longer than the health check interval of whatever balances the load.",
+    )
+    grace_s: float = Field(
+        10.0, ge=0, le=600, description="How long running calls may take to finish at the end."
+    )
+
+    @property
+    def lease_s(self) -> float:
+        """How long an order belongs to the call that placed it: longer than the call waits."""
+        return self.inline_payment_s + 2.0

@@ -1,0 +1,64 @@
+"""What the engine and the store need of a database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+from uuid import UUID
+
+from orderflow_server.orders.errors import OrderError
+from orderflow_server.orders.order import Order, OrderChange, OrderQuery
+from orderflow_server.storage.commands import Command
+
+
+class PoisonedBatch(Exception):
+    """The data of at least one command cannot be written, so none of the batch was.
+
+    Its cause is the database's own error.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A batch that is on disk.
+
+    Attributes:
+        outcomes: For each command of the batch, in its order: its result, or the OrderError
+            with which it was refused.
+        changed: The orders that have a new version.
+    """
+
+    outcomes: Sequence[object | OrderError]
+    changed: Sequence[UUID]
+
+
+class Dialect(Protocol):
+    """One kind of database. All methods raise StoreUnavailable, from the cause, when it fails."""
+
+    async def open(self) -> None:
+        """Connects and brings the schema up to date."""
+        ...
+
+    async def write(self, batch: Sequence[Command[Any]]) -> Written:
+        """Writes a batch in one transaction, as if its commands had run one after the other.
+
+        In which order is the dialect's choice: the commands of a batch all waited at the same
+        time, so none can have been meant to come before another.
+
+        Raises:
+            PoisonedBatch: Some command's data cannot be written; nothing was.
+        """
+        ...
+
+    async def get(self, order_id: UUID) -> Order | None: ...
+
+    async def list(self, query: OrderQuery) -> Sequence[Order]: ...
+
+    async def changes(self, order_id: UUID, after_version: int) -> Sequence[OrderChange]: ...
+
+    async def ping(self) -> None: ...
+
+    async def close(self) -> None:
+        """Disconnects when what is running has ended. Again: does nothing."""
+        ...

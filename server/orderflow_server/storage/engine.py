@@ -1,0 +1,244 @@
+"""Group commit: commands that wait at the same time are written in one transaction.
+
+A caller hands over a command and waits for its result; a writer takes all that waits, writes
+it as one batch and gives each caller its own result. What arrives meanwhile is the next batch,
+so batches grow with the load and nobody waits for company when there is none.
+
+The write belongs to the writer and not to the caller: a cancelled caller only stops waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from uuid import UUID
+
+from orderflow_client.resilience import deadline as ambient
+from orderflow_client.resilience.deadline import Deadline
+from orderflow_server.orders.errors import (
+    DeadlineExpired,
+    OrderError,
+    StoreOverloaded,
+    StoreUnavailable,
+)
+from orderflow_server.storage.commands import Command
+from orderflow_server.storage.dialect import PoisonedBatch, Written
+
+T = TypeVar("T")
+
+WriteBatch = Callable[[Sequence[Command[Any]]], Awaitable[Written]]
+"""Writes a batch in one transaction; see `Dialect.write`."""
+
+
+class CommandFailed(Exception):
+    """A command cannot be written and repeating it will not help: a defect, from its cause."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """How much may wait, and how it is written.
+
+    Attributes:
+        max_queue: The most commands to wait; beyond that StoreOverloaded.
+        max_batch: The most commands in one transaction.
+        writers: How many batches may be under way at once.
+    """
+
+    max_queue: int = 4096
+    max_batch: int = 256
+    writers: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.max_queue, self.max_batch, self.writers) < 1:
+            raise ValueError("max_queue, max_batch and writers must be at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchEnded:
+    """What listeners are told after each transaction.
+
+    Attributes:
+        changed: The orders that have a new version.
+        error: Why nothing was written, or why that is unknown; None when all is on disk.
+        waiting: How many commands wait for the next one.
+    """
+
+    size: int
+    changed: Sequence[UUID]
+    error: Exception | None
+    waiting: int
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiting:
+    """A command whose caller waits for the future."""
+
+    command: Command[Any]
+    deadline: Deadline | None
+    future: asyncio.Future[Any]
+
+    def may_start(self) -> bool:
+        """Says whether anybody still wants it done; the caller is told when it is too late."""
+        if self.future.done():
+            return False
+        if self.deadline is not None and self.deadline.expired:
+            self.future.set_exception(DeadlineExpired("the deadline passed before the write began"))
+            return False
+        return True
+
+    def resolve(self, outcome: object) -> None:
+        if self.future.done():
+            return
+        if isinstance(outcome, OrderError):
+            self.future.set_exception(outcome)
+        else:
+            self.future.set_result(outcome)
+
+    def fail(self, error: Exception, cause: BaseException | None = None) -> None:
+        if not self.future.done():
+            error.__cause__ = cause
+            self.future.set_exception(error)
+
+
+class WriteEngine:
+    """Writes commands in batches. Use within the event loop that started it.
+
+    It never repeats a batch that failed: whether that is safe is for the caller to know.
+    """
+
+    def __init__(
+        self,
+        write: WriteBatch,
+        *,
+        options: EngineOptions,
+        on_batch: Callable[[BatchEnded], None] = lambda _: None,
+    ) -> None:
+        """Args:
+        write: The dialect's.
+        on_batch: Called in the event loop after each transaction.
+        """
+        self._write_batch = write
+        self._options = options
+        self._on_batch = on_batch
+        self._queue: deque[_Waiting] = deque()
+        self._wake = asyncio.Event()
+        self._closing = False
+        self._writers: list[asyncio.Task[None]] = []
+
+    @property
+    def queue_depth(self) -> int:
+        """How many commands wait for a batch."""
+        return len(self._queue)
+
+    def start(self) -> None:
+        self._writers = [
+            asyncio.create_task(self._run(), name=f"store-writer-{number}")
+            for number in range(self._options.writers)
+        ]
+
+    async def submit(self, command: Command[T]) -> T:
+        """Has a command written, unless the ambient deadline passes before that begins.
+
+        Raises:
+            OrderError: The command was refused; see the command.
+            StoreOverloaded: Too much is waiting; it was not written.
+            DeadlineExpired: The deadline passed; it was not written and never will be.
+            StoreUnavailable: The store failed or is closing.
+            CommandFailed: Its data cannot be written.
+        """
+        if self._closing:
+            raise StoreUnavailable("the store is closing, nothing was written")
+        if len(self._queue) >= self._options.max_queue:
+            raise StoreOverloaded(f"{len(self._queue)} writes are waiting already")
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Waiting(command, ambient.current(), future))
+        self._wake.set()
+        return await future
+
+    async def close(self, *, timeout_s: float) -> None:
+        """Takes no new commands, writes what waits, and ends; again: does nothing.
+
+        What is not written after `timeout_s` fails with StoreUnavailable.
+        """
+        self._closing = True
+        self._wake.set()
+        if self._writers:
+            _, late = await asyncio.wait(self._writers, timeout=timeout_s)
+            for writer in late:
+                writer.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        while self._queue:
+            unwritten = StoreUnavailable("the store closed before the write began")
+            self._queue.popleft().fail(unwritten)
+
+    async def _run(self) -> None:
+        """One writer: batch after batch until the engine is closing and nothing waits."""
+        while True:
+            while not self._queue:
+                if self._closing:
+                    return
+                self._wake.clear()
+                await self._wake.wait()
+            batch = self._take()
+            try:
+                await self._write(batch)
+            finally:
+                for waiting in batch:  # Only when this task was cancelled is one left.
+                    waiting.fail(StoreUnavailable("the store closed during the write"))
+
+    def _take(self) -> list[_Waiting]:
+        """All that waits and may start, up to a full batch."""
+        batch: list[_Waiting] = []
+        while self._queue and len(batch) < self._options.max_batch:
+            waiting = self._queue.popleft()
+            if waiting.may_start():
+                batch.append(waiting)
+        return batch
+
+    async def _write(self, batch: list[_Waiting]) -> None:
+        """Writes a batch, or its commands one by one when one of them spoils it for the others."""
+        if not batch:
+            return
+        began_s = time.monotonic()
+        changed: Sequence[UUID] = ()
+        failure: Exception | None = None
+        try:
+            written = await self._write_batch([waiting.command for waiting in batch])
+            changed = written.changed
+            for waiting, outcome in zip(batch, written.outcomes, strict=True):
+                waiting.resolve(outcome)
+        except Exception as error:  # noqa: BLE001 - it fails the batch below; the writer lives on
+            failure = error
+        event = BatchEnded(
+            size=len(batch),
+            changed=changed,
+            error=failure,
+            waiting=len(self._queue),
+            duration_s=time.monotonic() - began_s,
+        )
+        # Not called here: what a listener raises is the event loop's to report.
+        asyncio.get_running_loop().call_soon(self._on_batch, event)
+        if isinstance(failure, PoisonedBatch) and len(batch) > 1:
+            for waiting in batch:
+                if waiting.may_start():
+                    await self._write([waiting])
+        elif failure is not None:
+            for waiting in batch:
+                waiting.fail(*_told(failure))
+
+
+def _told(failure: Exception) -> tuple[Exception, BaseException | None]:
+    """What one caller is told of a failure, and the cause.
+
+    Each gets an error of its own: one that is raised in many tasks would mix their traces.
+    """
+    if isinstance(failure, StoreUnavailable):
+        return StoreUnavailable(*failure.args), failure.__cause__
+    if isinstance(failure, PoisonedBatch):
+        return CommandFailed("the data cannot be written"), failure.__cause__
+    return CommandFailed("the write failed in an unforeseen way"), failure

@@ -1,0 +1,43 @@
+"""The schema, in steps, and how a database is brought up to the last of them.
+
+Alembic takes the steps. It and SQLAlchemy take longer to import than a database that is up to
+date takes to open, so they are imported only when there is a step to take.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+HEAD = "0001"
+"""The last step under `versions/`."""
+
+
+def upgrade_sqlite(connection: sqlite3.Connection) -> None:
+    """Takes the steps that are missing, all or none; of several processes, one does."""
+    if _revision(connection) == HEAD:
+        return
+
+    import sqlalchemy
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", "orderflow_server.storage:migrations")
+    config.set_main_option("path_separator", "os")
+    engine = sqlalchemy.create_engine(
+        "sqlite://", creator=lambda: connection, poolclass=sqlalchemy.StaticPool
+    )
+    with engine.begin() as borrowed:
+        # The driver would begin with the first write only, and never with a CREATE TABLE.
+        borrowed.exec_driver_sql("BEGIN IMMEDIATE")
+        if _revision(connection) != HEAD:  # nobody else did it while we waited for the lock
+            config.attributes["connection"] = borrowed
+            command.upgrade(config, HEAD)
+
+
+def _revision(connection: sqlite3.Connection) -> str | None:
+    known = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'")
+    if known.fetchone() is None:
+        return None
+    row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    return None if row is None else row[0]

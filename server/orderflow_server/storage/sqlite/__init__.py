@@ -1,0 +1,12 @@
+"""SQLite: the dialect for one machine.
+
+dialect.py  the threads and connections, and what the database's errors mean
+writes.py   a batch of commands as a few statements
+reads.py    orders, pages and changes
+rows.py     how an order is kept in columns
+bulk.py     many rows in one statement
+"""
+
+from orderflow_server.storage.sqlite.dialect import SqliteDialect, SqliteOptions
+
+__all__ = ["SqliteDialect", "SqliteOptions"]

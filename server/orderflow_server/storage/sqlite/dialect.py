@@ -1,0 +1,190 @@
+"""The threads and connections, and what the database's errors mean.
+
+One thread writes, on one connection: SQLite has one writer at a time, and waiting for it in a
+queue of ours is cheaper than in SQLite's. A few threads read, each on its own connection: in
+WAL mode readers and the writer do not wait for each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, TypeVarTuple
+from uuid import UUID
+
+from orderflow_server.orders.errors import StoreUnavailable
+from orderflow_server.orders.order import Order, OrderChange, OrderQuery
+from orderflow_server.storage.commands import Command
+from orderflow_server.storage.dialect import PoisonedBatch, Written
+from orderflow_server.storage.migrations import upgrade_sqlite
+from orderflow_server.storage.sqlite.reads import get_order, list_changes, list_orders
+from orderflow_server.storage.sqlite.writes import write_batch
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
+
+PRAGMAS = (
+    "PRAGMA synchronous = FULL",  # a commit has returned when it is on the disk itself
+    "PRAGMA foreign_keys = ON",
+    # 64 MiB rather than 2: the index on request ids is hit everywhere, and should be in memory.
+    "PRAGMA cache_size = -65536",
+    # 32 MiB rather than 4: the longer the log, the more often a page in it was written over,
+    # and need be copied into the database only once.
+    "PRAGMA wal_autocheckpoint = 8192",
+)
+"""How each connection is set up."""
+
+_DATA_ERRORS = (
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+    OverflowError,
+    TypeError,
+    ValueError,  # a text that is not Unicode among them
+)
+"""The command is to blame. Any other sqlite3.Error: the database, the disk or the moment is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SqliteOptions:
+    """How the file is used.
+
+    Attributes:
+        readers: How many reads may be under way at once.
+        busy_timeout_s: How long to wait while another process writes.
+    """
+
+    readers: int = 4
+    busy_timeout_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.readers < 1:
+            raise ValueError("readers must be at least 1")
+        if self.busy_timeout_s < 0:
+            raise ValueError("busy_timeout_s must not be negative")
+
+
+class SqliteDialect:
+    """Implements `Dialect` over one file."""
+
+    def __init__(self, path: Path, options: SqliteOptions) -> None:
+        self._path = path
+        self._options = options
+        self._writing = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
+        self._reading = ThreadPoolExecutor(options.readers, thread_name_prefix="store-reader")
+        self._writer: sqlite3.Connection | None = None
+        self._idle_readers: list[sqlite3.Connection] = []
+        self._closed = False
+
+    async def open(self) -> None:
+        await self._in_thread(self._writing, self._open)
+
+    async def write(self, batch: Sequence[Command[Any]]) -> Written:
+        return await self._in_thread(self._writing, self._write, batch)
+
+    async def get(self, order_id: UUID) -> Order | None:
+        return await self._in_thread(self._reading, self._read, get_order, order_id)
+
+    async def list(self, query: OrderQuery) -> Sequence[Order]:
+        return await self._in_thread(self._reading, self._read, list_orders, query)
+
+    async def changes(self, order_id: UUID, after_version: int) -> Sequence[OrderChange]:
+        return await self._in_thread(
+            self._reading, self._read, list_changes, order_id, after_version
+        )
+
+    async def ping(self) -> None:
+        await self._in_thread(self._reading, self._read, _ping)
+
+    async def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            await asyncio.get_running_loop().run_in_executor(self._writing, self._close)
+            self._writing.shutdown()
+
+    async def _in_thread(
+        self, threads: ThreadPoolExecutor, function: Callable[[*Args], T], *args: *Args
+    ) -> T:
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
+        return await asyncio.get_running_loop().run_in_executor(threads, function, *args)
+
+    def _open(self) -> None:
+        try:
+            self._writer = self._connect()
+            upgrade_sqlite(self._writer)
+            _use_wal(self._writer, self._options.busy_timeout_s)
+        except sqlite3.Error as error:
+            raise StoreUnavailable(f"the database {self._path} cannot be opened") from error
+
+    def _write(self, batch: Sequence[Command[Any]]) -> Written:
+        try:
+            if self._writer is None:
+                self._writer = self._connect()
+            return write_batch(self._writer, batch)
+        except _DATA_ERRORS as error:
+            raise PoisonedBatch from error
+        except sqlite3.Error as error:
+            self._disconnect_writer()
+            raise StoreUnavailable("the database could not write") from error
+
+    def _read(self, function: Callable[[sqlite3.Connection, *Args], T], *args: *Args) -> T:
+        try:
+            # There is one idle connection or a missing one for each thread: list.pop is atomic.
+            connection = self._idle_readers.pop() if self._idle_readers else self._connect()
+            result = function(connection, *args)
+        except sqlite3.Error as error:
+            raise StoreUnavailable("the database could not be read") from error
+        self._idle_readers.append(connection)
+        return result
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self._path,
+            timeout=self._options.busy_timeout_s,
+            isolation_level=None,  # transactions begin and end where the code says so
+            check_same_thread=False,  # one thread at a time, but not always the same
+        )
+        for pragma in PRAGMAS:
+            connection.execute(pragma)
+        return connection
+
+    def _disconnect_writer(self) -> None:
+        """Gives up a connection whose state is in doubt; the next batch makes another."""
+        if self._writer is not None:
+            writer, self._writer = self._writer, None
+            # The error that led here is the one to tell of.
+            with contextlib.suppress(sqlite3.Error):
+                writer.close()
+
+    def _close(self) -> None:
+        self._reading.shutdown()
+        for connection in self._idle_readers:
+            connection.close()
+        self._idle_readers.clear()
+        self._disconnect_writer()
+
+
+def _ping(connection: sqlite3.Connection) -> None:
+    connection.execute("SELECT 1 FROM orders LIMIT 1").fetchone()
+
+
+def _use_wal(connection: sqlite3.Connection, timeout_s: float) -> None:
+    """Turns write-ahead logging on, for good; the file remembers it."""
+    give_up_at_s = time.monotonic() + timeout_s
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            return
+        except sqlite3.OperationalError:
+            # Two processes that open a new file: SQLite does not wait for the busy timeout here.
+            if time.monotonic() >= give_up_at_s:
+                raise
+            time.sleep(0.01)

@@ -1,0 +1,206 @@
+"""A batch of commands as a few statements over sets of rows, in one transaction."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+from uuid import UUID
+
+from orderflow_server.orders.errors import OrderNotFound, RequestIdReused, VersionConflict
+from orderflow_server.orders.order import Order
+from orderflow_server.orders.ports import LeasedOrder
+from orderflow_server.storage.commands import Command, Defer, LeaseDue, Place, Save
+from orderflow_server.storage.dialect import Written
+from orderflow_server.storage.sqlite.bulk import Bulk
+from orderflow_server.storage.sqlite.reads import order_values, read_json
+from orderflow_server.storage.sqlite.rows import (
+    event_row,
+    item_rows,
+    lease_attempts_from,
+    micros,
+    order_from,
+    order_row,
+)
+
+C = TypeVar("C", bound=Command[Any])
+
+INSERT_ORDERS = Bulk(
+    """
+    INSERT INTO orders (
+        id, request_id, customer_id, currency_code, total_units, total_nanos, payment_token,
+        content_hash, state, version, decline_reason, create_time, update_time, lease_until
+    ) VALUES
+    """,
+    columns=14,
+)
+INSERT_ITEMS = Bulk(
+    """
+    INSERT INTO order_items (
+        order_id, position, sku, quantity, price_units, price_nanos
+    ) VALUES
+    """,
+    columns=6,
+)
+INSERT_EVENTS = Bulk(
+    "INSERT INTO events (order_id, version, state, decline_reason, time) VALUES",
+    columns=5,
+)
+UPDATE_ORDERS = Bulk(
+    "WITH new (id, state, version, decline_reason, update_time, lease_until) AS (VALUES",
+    columns=6,
+    after="""
+    )
+    UPDATE orders SET
+        state = new.state, version = new.version, decline_reason = new.decline_reason,
+        update_time = new.update_time, lease_until = new.lease_until, lease_attempts = 0
+    FROM new WHERE orders.id = new.id
+    """,
+)
+UPDATE_LEASES = Bulk(
+    "WITH new (id, lease_until) AS (VALUES",
+    columns=2,
+    after="""
+    )
+    UPDATE orders SET lease_until = new.lease_until
+    FROM new WHERE orders.id = new.id AND orders.lease_until IS NOT NULL
+    """,
+)
+_PLACED = """
+SELECT json_group_array(id) FROM orders
+WHERE request_id IN (SELECT value FROM json_each(?))
+"""
+_VERSIONS = """
+SELECT json_group_object(id, version) FROM orders
+WHERE id IN (SELECT value FROM json_each(?))
+"""
+DUE = """
+SELECT json_group_array(id)
+FROM (SELECT id FROM orders WHERE lease_until <= ? ORDER BY lease_until, id LIMIT ?)
+"""
+_TAKE = """
+UPDATE orders SET lease_until = ?, lease_attempts = lease_attempts + 1
+WHERE id IN (SELECT value FROM json_each(?))
+"""
+
+
+def write_batch(connection: sqlite3.Connection, batch: Sequence[Command[Any]]) -> Written:
+    """Writes places, then saves, then what concerns leases: set by set, in the batch's order."""
+    outcomes: list[object] = [None] * len(batch)
+    changed: list[UUID] = []
+    with _transaction(connection):
+        _place(connection, _of(Place, batch), outcomes, changed)
+        _save(connection, _of(Save, batch), outcomes, changed)
+        _defer(connection, _of(Defer, batch))
+        for index, command in _of(LeaseDue, batch):
+            outcomes[index] = _lease_due(connection, command)
+    return Written(outcomes, changed)
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _of(kind: type[C], batch: Sequence[Command[Any]]) -> list[tuple[int, C]]:
+    """The commands of a kind, each with its place in the batch."""
+    return [(index, command) for index, command in enumerate(batch) if type(command) is kind]
+
+
+def _place(
+    connection: sqlite3.Connection,
+    places: list[tuple[int, Place]],
+    outcomes: list[object],
+    changed: list[UUID],
+) -> None:
+    if not places:
+        return
+    first: dict[UUID, Order] = {}  # By request id: what this batch adds, or what is stored.
+    for order in _placed_before(connection, places):
+        first[order.request_id] = order
+    orders: list[tuple[Any, ...]] = []
+    items: list[tuple[Any, ...]] = []
+    events: list[tuple[Any, ...]] = []
+    for index, command in places:
+        order = command.order
+        stored = first.setdefault(order.request_id, order)
+        if stored is order:
+            order_id = str(order.id)
+            orders.append(order_row(order, order_id, command.lease_until))
+            items += item_rows(order, order_id)
+            events.append(event_row(order, order_id))
+            changed.append(order.id)
+        if stored.content_hash == order.content_hash:
+            outcomes[index] = stored
+        else:
+            outcomes[index] = RequestIdReused(order.request_id)
+    INSERT_ORDERS.run(connection, orders)
+    INSERT_ITEMS.run(connection, items)
+    INSERT_EVENTS.run(connection, events)
+
+
+def _placed_before(connection: sqlite3.Connection, places: list[tuple[int, Place]]) -> list[Order]:
+    """The stored orders that any of the request ids placed."""
+    request_ids = [str(command.order.request_id) for _, command in places]
+    ids = read_json(connection, _PLACED, (json.dumps(request_ids),))
+    if not ids:
+        return []
+    return [order_from(values) for values in order_values(connection, ids).values()]
+
+
+def _save(
+    connection: sqlite3.Connection,
+    saves: list[tuple[int, Save]],
+    outcomes: list[object],
+    changed: list[UUID],
+) -> None:
+    if not saves:
+        return
+    ids = [str(command.order.id) for _, command in saves]
+    versions: dict[str, int] = read_json(connection, _VERSIONS, (json.dumps(ids),))
+    rows: dict[str, tuple[Any, ...]] = {}  # By id: of several versions only the last is kept.
+    events: list[tuple[Any, ...]] = []
+    for (index, command), order_id in zip(saves, ids, strict=True):
+        order = command.order
+        version = versions.get(order_id)
+        if version is None:
+            outcomes[index] = OrderNotFound(order.id)
+        elif order.version != version + 1:
+            outcomes[index] = VersionConflict(order.id, order.version)
+        else:
+            versions[order_id] = order.version
+            event = event_row(order, order_id)
+            lease_until = None if command.lease_until is None else micros(command.lease_until)
+            _, version_, state, decline_reason, update_time = event
+            rows[order_id] = (order_id, state, version_, decline_reason, update_time, lease_until)
+            events.append(event)
+            changed.append(order.id)
+    UPDATE_ORDERS.run(connection, list(rows.values()))
+    INSERT_EVENTS.run(connection, events)
+
+
+def _defer(connection: sqlite3.Connection, defers: list[tuple[int, Defer]]) -> None:
+    # Of several for one order the last counts.
+    rows = {str(command.order_id): micros(command.until) for _, command in defers}
+    UPDATE_LEASES.run(connection, list(rows.items()))
+
+
+def _lease_due(connection: sqlite3.Connection, command: LeaseDue) -> tuple[LeasedOrder, ...]:
+    ids: list[str] = read_json(connection, DUE, (micros(command.now), command.limit))
+    if not ids:
+        return ()
+    connection.execute(_TAKE, (micros(command.lease_until), json.dumps(ids)))
+    taken = order_values(connection, ids)
+    return tuple(
+        LeasedOrder(order_from(taken[order_id]), lease_attempts_from(taken[order_id]))
+        for order_id in ids
+    )

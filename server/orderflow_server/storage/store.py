@@ -1,0 +1,108 @@
+"""The store that the domain uses: writes go through the engine, reads straight to the dialect."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime
+from pathlib import Path
+from uuid import UUID
+
+from orderflow_server.orders.errors import OrderNotFound
+from orderflow_server.orders.order import Order, OrderChange, OrderQuery
+from orderflow_server.orders.ports import LeasedOrder
+from orderflow_server.storage.commands import Defer, LeaseDue, Place, Save
+from orderflow_server.storage.dialect import Dialect
+from orderflow_server.storage.engine import BatchEnded, EngineOptions, WriteEngine
+from orderflow_server.storage.sqlite import SqliteDialect, SqliteOptions
+
+
+class EngineOrderStore:
+    """Implements `OrderStore` over an engine and the dialect that it writes to."""
+
+    def __init__(self, dialect: Dialect, engine: WriteEngine) -> None:
+        self._dialect = dialect
+        self._engine = engine
+
+    @property
+    def queue_depth(self) -> int:
+        """How many writes wait for a batch."""
+        return self._engine.queue_depth
+
+    async def place(self, order: Order, *, lease_until: datetime) -> Order:
+        return await self._engine.submit(Place(order, lease_until))
+
+    async def save(self, order: Order, *, lease_until: datetime | None = None) -> None:
+        await self._engine.submit(Save(order, lease_until))
+
+    async def defer(self, order_id: UUID, *, until: datetime) -> None:
+        await self._engine.submit(Defer(order_id, until))
+
+    async def lease_due(
+        self, *, now: datetime, lease_until: datetime, limit: int
+    ) -> Sequence[LeasedOrder]:
+        return await self._engine.submit(LeaseDue(now, lease_until, limit))
+
+    async def get(self, order_id: UUID) -> Order:
+        order = await self._dialect.get(order_id)
+        if order is None:
+            raise OrderNotFound(order_id)
+        return order
+
+    async def list(self, query: OrderQuery) -> Sequence[Order]:
+        return await self._dialect.list(query)
+
+    async def changes(self, order_id: UUID, *, after_version: int) -> Sequence[OrderChange]:
+        return await self._dialect.changes(order_id, after_version)
+
+    async def ping(self) -> None:
+        await self._dialect.ping()
+
+    async def drain(self, *, timeout_s: float) -> None:
+        """Refuses new writes and returns when those that wait are on disk, or after `timeout_s`.
+
+        What was not written by then fails with StoreUnavailable. Reads go on working.
+        """
+        await self._engine.close(timeout_s=timeout_s)
+
+
+@asynccontextmanager
+async def open_store(
+    dialect: Dialect,
+    *,
+    options: EngineOptions,
+    on_batch: Callable[[BatchEnded], None] = lambda _: None,
+    drain_timeout_s: float = 10.0,
+) -> AsyncIterator[EngineOrderStore]:
+    """A store that is open, and up to date in its schema, until the context ends.
+
+    Then all that waits is written, for at most `drain_timeout_s`, and the database is closed.
+
+    Raises:
+        StoreUnavailable: The database cannot be opened.
+    """
+    engine = WriteEngine(dialect.write, options=options, on_batch=on_batch)
+    try:
+        await dialect.open()
+        engine.start()
+        yield EngineOrderStore(dialect, engine)
+    finally:
+        try:
+            await engine.close(timeout_s=drain_timeout_s)
+        finally:
+            await dialect.close()
+
+
+def open_sqlite_store(
+    path: Path,
+    *,
+    engine: EngineOptions | None = None,
+    sqlite: SqliteOptions | None = None,
+    on_batch: Callable[[BatchEnded], None] = lambda _: None,
+) -> AbstractAsyncContextManager[EngineOrderStore]:
+    """`open_store` over a SQLite file, which is created unless it exists; its directory is not."""
+    return open_store(
+        SqliteDialect(path, sqlite or SqliteOptions()),
+        options=engine or EngineOptions(),
+        on_batch=on_batch,
+    )

@@ -1,0 +1,98 @@
+"""The simulator's faults: as often as asked, and the same ones again for the same seed."""
+
+from __future__ import annotations
+
+from random import Random
+from statistics import median
+
+import pytest
+
+from orderflow_server.payments.simulator.faults import Ending, Fate, FaultInjector, Faults
+
+MIXED = Faults(
+    error_rate=0.2,
+    timeout_rate=0.1,
+    lost_answer_rate=0.1,
+    decline_rate=0.3,
+    latency_median_s=0.05,
+    latency_sigma=0.5,
+)
+
+
+def fates(seed: int, faults: Faults, calls: int = 2000) -> list[Fate]:
+    injector = FaultInjector(Random(seed), faults)
+    return [injector.draw() for _ in range(calls)]
+
+
+def share(drawn: list[Fate], ending: Ending) -> float:
+    return sum(fate.ending is ending for fate in drawn) / len(drawn)
+
+
+def test_without_faults_every_call_is_answered_at_once() -> None:
+    answered = Fate(ending=Ending.ANSWER, latency_s=0.0, declines=False)
+    assert set(fates(1, Faults())) == {answered}
+
+
+def test_one_seed_gives_one_history() -> None:
+    assert fates(7, MIXED) == fates(7, MIXED)
+    assert fates(7, MIXED) != fates(8, MIXED)
+
+
+def test_faults_changed_meanwhile_do_not_shift_the_draws_that_follow() -> None:
+    injector = FaultInjector(Random(7), Faults(outage=True))
+    for _ in range(1000):
+        injector.draw()
+    injector.faults = MIXED
+
+    assert [injector.draw() for _ in range(1000)] == fates(7, MIXED)[1000:]
+
+
+def test_each_fault_comes_as_often_as_its_rate_says() -> None:
+    drawn = fates(7, MIXED, calls=20_000)
+
+    assert share(drawn, Ending.ERROR) == pytest.approx(0.2, abs=0.01)
+    assert share(drawn, Ending.TIMEOUT) == pytest.approx(0.8 * 0.1, abs=0.01)
+    assert share(drawn, Ending.LOST_ANSWER) == pytest.approx(0.8 * 0.9 * 0.1, abs=0.01)
+    assert sum(fate.declines for fate in drawn) / len(drawn) == pytest.approx(0.3, abs=0.01)
+
+
+def test_latency_is_lognormal_around_its_median() -> None:
+    latencies = sorted(fate.latency_s for fate in fates(7, MIXED, calls=20_000))
+
+    assert median(latencies) == pytest.approx(0.05, rel=0.03)
+    assert latencies[int(0.99 * len(latencies))] == pytest.approx(3.2 * 0.05, rel=0.05)
+
+
+def test_without_sigma_the_latency_is_always_the_median() -> None:
+    assert {fate.latency_s for fate in fates(7, Faults(latency_median_s=0.2))} == {0.2}
+
+
+@pytest.mark.parametrize(
+    ("faults", "ending"),
+    [
+        (Faults(outage=True, error_rate=1, timeout_rate=1, lost_answer_rate=1), Ending.OUTAGE),
+        (Faults(error_rate=1, timeout_rate=1, lost_answer_rate=1), Ending.ERROR),
+        (Faults(timeout_rate=1, lost_answer_rate=1), Ending.TIMEOUT),
+        (Faults(lost_answer_rate=1), Ending.LOST_ANSWER),
+    ],
+)
+def test_a_rate_of_one_means_always_and_the_first_fault_wins(
+    faults: Faults, ending: Ending
+) -> None:
+    assert {fate.ending for fate in fates(7, faults)} == {ending}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("error_rate", -0.1),
+        ("timeout_rate", 1.1),
+        ("lost_answer_rate", float("nan")),
+        ("decline_rate", 2),
+        ("latency_median_s", 60.1),
+        ("latency_sigma", 3.1),
+    ],
+)
+def test_a_value_out_of_its_range_is_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=name):
+        Faults(**{name: value})  # type: ignore[arg-type]  # one field by its name
