@@ -1,7 +1,7 @@
 """What group commit gains: the storage engine against one transaction per order.
 
 Both write the same thing to a file of their own with the same schema: an order with three items
-and its event. Both use WAL, synchronous=FULL and the same caches, so that an answer means that the order is on the
+and its event. Both use WAL and synchronous=FULL, so that an answer means that the order is on the
 disk, and both serve the same number of producers at once, each of which places its next order
 when it has the answer to the last.
 
@@ -35,11 +35,10 @@ from rich.table import Table
 from orderflow_server.orders.money import Money
 from orderflow_server.orders.order import Order, OrderDraft, OrderItem
 from orderflow_server.storage.sqlite import writes
-from orderflow_server.storage.sqlite.dialect import PRAGMAS
 from orderflow_server.storage.sqlite.rows import event_row, item_rows, order_row
 from orderflow_server.storage.store import open_sqlite_store
 
-PRODUCERS = 128
+PRODUCERS = 256
 ROUNDS = 5
 ENGINE_ORDERS = 12_000
 PEER_ORDERS = 1_500
@@ -97,8 +96,8 @@ async def peer_round(path: Path) -> float:
         for bulk in (writes.INSERT_ORDERS, writes.INSERT_ITEMS, writes.INSERT_EVENTS)
     )
     async with aiosqlite.connect(path, isolation_level=None) as connection:
-        for pragma in PRAGMAS:
-            await connection.execute(pragma)
+        await connection.execute("PRAGMA synchronous = FULL")
+        await connection.execute("PRAGMA foreign_keys = ON")
 
         async def place(order: Order) -> None:
             order_id = str(order.id)

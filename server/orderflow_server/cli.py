@@ -164,7 +164,7 @@ def ledger(target: TargetOption = "127.0.0.1:50052") -> None:
             json.dumps(
                 {
                     "kind": entry.kind.value,
-                    "idempotency_key": entry.idempotency_key,
+                    "idempotency_key": entry.key,
                     "reference": entry.reference,
                     "currency_code": entry.amount.currency_code,
                     "units": entry.amount.units,
@@ -183,7 +183,7 @@ def demo(
 ) -> None:
     """Place orders while charges time out and the service is killed; audit what became of them."""
     # The demonstration's libraries would slow the start of `serve`.
-    from orderflow_server.demo import run_demo  # noqa: PLC0415
+    from orderflow_server.demo import run_demo
 
     raise typer.Exit(run_demo(orders=orders, concurrency=concurrency, seed=seed))
 

@@ -1,4 +1,4 @@
-"""The simulated gateway's books: at most one payment under a key, whatever is asked in which order."""
+"""The simulated gateway's books: at most one payment under a key, whatever is asked when."""
 
 from __future__ import annotations
 
