@@ -23,7 +23,7 @@ from orderflow_server.payments.log import log_retry, log_settlement
 from orderflow_server.payments.settlement import Settlement
 from orderflow_server.payments.simulator.server import PaymentSimulator
 from orderflow_server.payments.worker import PaymentWorker, WorkerOptions
-from orderflow_server.rpc.server import RpcServer, make_server
+from orderflow_server.rpc.server import ORDER_DESCRIPTOR, RpcServer, make_server
 from orderflow_server.rpc.servicer import OrderServicer
 from orderflow_server.rpc.validation import RequestValidator
 from orderflow_server.settings import Settings
@@ -111,7 +111,7 @@ def _assemble(
             lease_s=settings.lease_s,
         ),
     )
-    validator = RequestValidator()
+    validator = RequestValidator(ORDER_DESCRIPTOR)
     validator.warm_up()
     servicer = OrderServicer(
         place_order=PlaceOrder(

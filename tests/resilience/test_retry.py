@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from resilience.virtual_time import VirtualTime, no_jitter
 
 from orderflow_client.resilience import deadline
 from orderflow_client.resilience.deadline import Deadline
 from orderflow_client.resilience.events import RetryScheduled
 from orderflow_client.resilience.retry import Retry, RetryBudget, RetryPolicy, Verdict
-from resilience.virtual_time import VirtualTime, no_jitter
 
 POLICY = RetryPolicy(
     max_attempts=5, initial_backoff_s=0.01, max_backoff_s=1.0, backoff_multiplier=2.0

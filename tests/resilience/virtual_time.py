@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 
-
 class VirtualTime:
     """A clock and a sleep that belong together; `slept` are the delays asked for."""
 
@@ -22,5 +21,3 @@ class VirtualTime:
 def no_jitter() -> float:
     """A random number that leaves every delay as computed."""
     return 0.5
-
-

@@ -29,7 +29,7 @@ from orderflow.resilience.v1 import policy_pb2 as orderflow_dot_resilience_dot_v
 from orderflow.v1 import order_pb2 as orderflow_dot_v1_dot_order__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n orderflow/v1/order_service.proto\x12\x0corderflow.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$orderflow/resilience/v1/policy.proto\x1a\x18orderflow/v1/order.proto\"\xf3\x02\n\x12\x43reateOrderRequest\x12\x1f\n\nrequest_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\x12\x33\n\x0b\x63ustomer_id\x18\x02 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18@2\x13^[A-Za-z0-9._:@-]*$\x12\x32\n\x05items\x18\x03 \x03(\x0b\x32\x17.orderflow.v1.OrderItemB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x64\x12.\n\rpayment_token\x18\x04 \x01(\tB\x17\x80\x01\x01\xbaH\x11r\x0f\x10\x01\x18\xff\x01\x32\x08^[!-~]*$:\xa2\x01\xbaH\x9e\x01\x1a\x9b\x01\n\x19\x63reate_order.one_currency\x12%all items must have the same currency\x1aWthis.items.all(i, i.unit_price.currency_code == this.items[0].unit_price.currency_code)\"9\n\x13\x43reateOrderResponse\x12\"\n\x05order\x18\x01 \x01(\x0b\x32\x13.orderflow.v1.Order\"0\n\x0fGetOrderRequest\x12\x1d\n\x08order_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\"6\n\x10GetOrderResponse\x12\"\n\x05order\x18\x01 \x01(\x0b\x32\x13.orderflow.v1.Order\"\xa9\x02\n\x11ListOrdersRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x31\n\x0b\x63ustomer_id\x18\x03 \x01(\tB\x1c\xbaH\x19r\x17\x18@2\x13^[A-Za-z0-9._:@-]*$\x12=\n\x06states\x18\x04 \x03(\x0e\x32\x18.orderflow.v1.OrderStateB\x13\xbaH\x10\x92\x01\r\x10\x05\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x31\n\rcreated_after\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reated_before\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"R\n\x12ListOrdersResponse\x12#\n\x06orders\x18\x01 \x03(\x0b\x32\x13.orderflow.v1.Order\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"3\n\x12\x43\x61ncelOrderRequest\x12\x1d\n\x08order_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\"9\n\x13\x43\x61ncelOrderResponse\x12\"\n\x05order\x18\x01 \x01(\x0b\x32\x13.orderflow.v1.Order\"2\n\x11WatchOrderRequest\x12\x1d\n\x08order_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\"8\n\x12WatchOrderResponse\x12\"\n\x05order\x18\x01 \x01(\x0b\x32\x13.orderflow.v1.Order2\xca\x05\n\x0cOrderService\x12\x88\x01\n\x0b\x43reateOrder\x12 .orderflow.v1.CreateOrderRequest\x1a!.orderflow.v1.CreateOrderResponse\"4\x90\x02\x02\xa2\x9f\x19\x18\n\x02\x08\n\x12\x12\x08\x05\x12\x05\x10\x80\xad\xe2\x04\x1a\x02\x08\x01%\x00\x00\x00@\x82\xd3\xe4\x93\x02\x0f\"\n/v1/orders:\x01*\x12\x87\x01\n\x08GetOrder\x12\x1d.orderflow.v1.GetOrderRequest\x1a\x1e.orderflow.v1.GetOrderResponse\"<\x90\x02\x01\xa2\x9f\x19\x18\n\x02\x08\x02\x12\x12\x08\x05\x12\x05\x10\x80\xad\xe2\x04\x1a\x02\x08\x01%\x00\x00\x00@\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/orders/{order_id}\x12\x82\x01\n\nListOrders\x12\x1f.orderflow.v1.ListOrdersRequest\x1a .orderflow.v1.ListOrdersResponse\"1\x90\x02\x01\xa2\x9f\x19\x18\n\x02\x08\x05\x12\x12\x08\x05\x12\x05\x10\x80\xad\xe2\x04\x1a\x02\x08\x01%\x00\x00\x00@\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/orders\x12\x9a\x01\n\x0b\x43\x61ncelOrder\x12 .orderflow.v1.CancelOrderRequest\x1a!.orderflow.v1.CancelOrderResponse\"F\x90\x02\x02\xa2\x9f\x19\x18\n\x02\x08\n\x12\x12\x08\x05\x12\x05\x10\x80\xad\xe2\x04\x1a\x02\x08\x01%\x00\x00\x00@\x82\xd3\xe4\x93\x02!\"\x1c/v1/orders/{order_id}:cancel:\x01*\x12\x82\x01\n\nWatchOrder\x12\x1f.orderflow.v1.WatchOrderRequest\x1a .orderflow.v1.WatchOrderResponse\"/\x90\x02\x01\xa2\x9f\x19\x05\n\x03\x08\x90\x1c\x82\xd3\xe4\x93\x02\x1d\x12\x1b/v1/orders/{order_id}:watch0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n orderflow/v1/order_service.proto\x12\x0corderflow.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$orderflow/resilience/v1/policy.proto\x1a\x18orderflow/v1/order.proto\"\xce\x01\n\x12\x43reateOrderRequest\x12\x1f\n\nrequest_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\x12\x33\n\x0b\x63ustomer_id\x18\x02 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18@2\x13^[A-Za-z0-9._:@-]*$\x12\x32\n\x05items\x18\x03 \x03(\x0b\x32\x17.orderflow.v1.OrderItemB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x64\x12.\n\rpayment_token\x18\x04 \x01(\tB\x17\x80\x01\x01\xbaH\x11r\x0f\x10\x01\x18\xff\x01\x32\x08^[!-~]*$\"9\n\x13\x43reateOrderResponse\x12\"\n\x05order\x18\x01 \x01(\x0b\x32\x13.orderflow.v1.Order\"0\n\x0fGetOrderRequest\x12\x1d\n\x08order_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\"6\n\x10GetOrderResponse\x12\"\n\x05order\x18\x01 \x01(\x0b\x32\x13.orderflow.v1.Order\"\xa9\x02\n\x11ListOrdersRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x31\n\x0b\x63ustomer_id\x18\x03 \x01(\tB\x1c\xbaH\x19r\x17\x18@2\x13^[A-Za-z0-9._:@-]*$\x12=\n\x06states\x18\x04 \x03(\x0e\x32\x18.orderflow.v1.OrderStateB\x13\xbaH\x10\x92\x01\r\x10\x05\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x31\n\rcreated_after\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reated_before\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"R\n\x12ListOrdersResponse\x12#\n\x06orders\x18\x01 \x03(\x0b\x32\x13.orderflow.v1.Order\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"3\n\x12\x43\x61ncelOrderRequest\x12\x1d\n\x08order_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\"9\n\x13\x43\x61ncelOrderResponse\x12\"\n\x05order\x18\x01 \x01(\x0b\x32\x13.orderflow.v1.Order\"2\n\x11WatchOrderRequest\x12\x1d\n\x08order_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\"8\n\x12WatchOrderResponse\x12\"\n\x05order\x18\x01 \x01(\x0b\x32\x13.orderflow.v1.Order2\xca\x05\n\x0cOrderService\x12\x88\x01\n\x0b\x43reateOrder\x12 .orderflow.v1.CreateOrderRequest\x1a!.orderflow.v1.CreateOrderResponse\"4\x90\x02\x02\xa2\x9f\x19\x18\n\x02\x08\n\x12\x12\x08\x05\x12\x05\x10\x80\xad\xe2\x04\x1a\x02\x08\x01%\x00\x00\x00@\x82\xd3\xe4\x93\x02\x0f\"\n/v1/orders:\x01*\x12\x87\x01\n\x08GetOrder\x12\x1d.orderflow.v1.GetOrderRequest\x1a\x1e.orderflow.v1.GetOrderResponse\"<\x90\x02\x01\xa2\x9f\x19\x18\n\x02\x08\x02\x12\x12\x08\x05\x12\x05\x10\x80\xad\xe2\x04\x1a\x02\x08\x01%\x00\x00\x00@\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/orders/{order_id}\x12\x82\x01\n\nListOrders\x12\x1f.orderflow.v1.ListOrdersRequest\x1a .orderflow.v1.ListOrdersResponse\"1\x90\x02\x01\xa2\x9f\x19\x18\n\x02\x08\x05\x12\x12\x08\x05\x12\x05\x10\x80\xad\xe2\x04\x1a\x02\x08\x01%\x00\x00\x00@\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/orders\x12\x9a\x01\n\x0b\x43\x61ncelOrder\x12 .orderflow.v1.CancelOrderRequest\x1a!.orderflow.v1.CancelOrderResponse\"F\x90\x02\x02\xa2\x9f\x19\x18\n\x02\x08\n\x12\x12\x08\x05\x12\x05\x10\x80\xad\xe2\x04\x1a\x02\x08\x01%\x00\x00\x00@\x82\xd3\xe4\x93\x02!\"\x1c/v1/orders/{order_id}:cancel:\x01*\x12\x82\x01\n\nWatchOrder\x12\x1f.orderflow.v1.WatchOrderRequest\x1a .orderflow.v1.WatchOrderResponse\"/\x90\x02\x01\xa2\x9f\x19\x05\n\x03\x08\x90\x1c\x82\xd3\xe4\x93\x02\x1d\x12\x1b/v1/orders/{order_id}:watch0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,8 +44,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEORDERREQUEST'].fields_by_name['items']._serialized_options = b'\272H\007\222\001\004\010\001\020d'
   _globals['_CREATEORDERREQUEST'].fields_by_name['payment_token']._loaded_options = None
   _globals['_CREATEORDERREQUEST'].fields_by_name['payment_token']._serialized_options = b'\200\001\001\272H\021r\017\020\001\030\377\0012\010^[!-~]*$'
-  _globals['_CREATEORDERREQUEST']._loaded_options = None
-  _globals['_CREATEORDERREQUEST']._serialized_options = b'\272H\236\001\032\233\001\n\031create_order.one_currency\022%all items must have the same currency\032Wthis.items.all(i, i.unit_price.currency_code == this.items[0].unit_price.currency_code)'
   _globals['_GETORDERREQUEST'].fields_by_name['order_id']._loaded_options = None
   _globals['_GETORDERREQUEST'].fields_by_name['order_id']._serialized_options = b'\272H\010r\003\260\001\001\310\001\001'
   _globals['_LISTORDERSREQUEST'].fields_by_name['page_size']._loaded_options = None
@@ -71,25 +69,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ORDERSERVICE'].methods_by_name['WatchOrder']._loaded_options = None
   _globals['_ORDERSERVICE'].methods_by_name['WatchOrder']._serialized_options = b'\220\002\001\242\237\031\005\n\003\010\220\034\202\323\344\223\002\035\022\033/v1/orders/{order_id}:watch'
   _globals['_CREATEORDERREQUEST']._serialized_start=207
-  _globals['_CREATEORDERREQUEST']._serialized_end=578
-  _globals['_CREATEORDERRESPONSE']._serialized_start=580
-  _globals['_CREATEORDERRESPONSE']._serialized_end=637
-  _globals['_GETORDERREQUEST']._serialized_start=639
-  _globals['_GETORDERREQUEST']._serialized_end=687
-  _globals['_GETORDERRESPONSE']._serialized_start=689
-  _globals['_GETORDERRESPONSE']._serialized_end=743
-  _globals['_LISTORDERSREQUEST']._serialized_start=746
-  _globals['_LISTORDERSREQUEST']._serialized_end=1043
-  _globals['_LISTORDERSRESPONSE']._serialized_start=1045
-  _globals['_LISTORDERSRESPONSE']._serialized_end=1127
-  _globals['_CANCELORDERREQUEST']._serialized_start=1129
-  _globals['_CANCELORDERREQUEST']._serialized_end=1180
-  _globals['_CANCELORDERRESPONSE']._serialized_start=1182
-  _globals['_CANCELORDERRESPONSE']._serialized_end=1239
-  _globals['_WATCHORDERREQUEST']._serialized_start=1241
-  _globals['_WATCHORDERREQUEST']._serialized_end=1291
-  _globals['_WATCHORDERRESPONSE']._serialized_start=1293
-  _globals['_WATCHORDERRESPONSE']._serialized_end=1349
-  _globals['_ORDERSERVICE']._serialized_start=1352
-  _globals['_ORDERSERVICE']._serialized_end=2066
+  _globals['_CREATEORDERREQUEST']._serialized_end=413
+  _globals['_CREATEORDERRESPONSE']._serialized_start=415
+  _globals['_CREATEORDERRESPONSE']._serialized_end=472
+  _globals['_GETORDERREQUEST']._serialized_start=474
+  _globals['_GETORDERREQUEST']._serialized_end=522
+  _globals['_GETORDERRESPONSE']._serialized_start=524
+  _globals['_GETORDERRESPONSE']._serialized_end=578
+  _globals['_LISTORDERSREQUEST']._serialized_start=581
+  _globals['_LISTORDERSREQUEST']._serialized_end=878
+  _globals['_LISTORDERSRESPONSE']._serialized_start=880
+  _globals['_LISTORDERSRESPONSE']._serialized_end=962
+  _globals['_CANCELORDERREQUEST']._serialized_start=964
+  _globals['_CANCELORDERREQUEST']._serialized_end=1015
+  _globals['_CANCELORDERRESPONSE']._serialized_start=1017
+  _globals['_CANCELORDERRESPONSE']._serialized_end=1074
+  _globals['_WATCHORDERREQUEST']._serialized_start=1076
+  _globals['_WATCHORDERREQUEST']._serialized_end=1126
+  _globals['_WATCHORDERRESPONSE']._serialized_start=1128
+  _globals['_WATCHORDERRESPONSE']._serialized_end=1184
+  _globals['_ORDERSERVICE']._serialized_start=1187
+  _globals['_ORDERSERVICE']._serialized_end=1901
 # @@protoc_insertion_point(module_scope)

@@ -42,7 +42,9 @@ class CreateOrderRequest(message.Message):
     """
     @builtins.property
     def items(self) -> containers.RepeatedCompositeFieldContainer[order_pb2.OrderItem]:
-        """What is ordered. 1 to 100 items, all in one currency."""
+        """What is ordered. 1 to 100 items, all in one currency (the server checks that itself: as a
+        rule here it would be evaluated before, and in the time of, any number of items).
+        """
 
     def __init__(
         self,

@@ -20,9 +20,9 @@ from orderflow_server.rpc.interceptors.deadline import deadlines
 from orderflow_server.rpc.interceptors.error_mapping import error_mapping
 from orderflow_server.rpc.servicer import OrderServicer
 
-_ORDER_DESCRIPTOR = pb.DESCRIPTOR.services_by_name["OrderService"]
-ORDER_SERVICE = _ORDER_DESCRIPTOR.full_name
-CONTRACT = contracts(_ORDER_DESCRIPTOR)
+ORDER_DESCRIPTOR = pb.DESCRIPTOR.services_by_name["OrderService"]
+ORDER_SERVICE = ORDER_DESCRIPTOR.full_name
+CONTRACT = contracts(ORDER_DESCRIPTOR)
 """The policies of the service's methods."""
 HEALTH_SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 

@@ -1,4 +1,4 @@
-"""The writes there are. Each is one value, so that it can wait, travel in a batch and be repeated."""
+"""The writes there are. Each is one value, so that it can wait and travel in a batch."""
 
 from __future__ import annotations
 

@@ -118,9 +118,12 @@ class WriteEngine:
         options: EngineOptions,
         on_batch: Callable[[BatchEnded], None] = lambda _: None,
     ) -> None:
-        """Args:
-        write: The dialect's.
-        on_batch: Called in the event loop after each transaction.
+        """Does nothing until `start`.
+
+        Args:
+            write: The dialect's.
+            options: How much may wait, and how it is written.
+            on_batch: Called in the event loop after each transaction.
         """
         self._write_batch = write
         self._options = options

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from typing import Literal
 
 import structlog
+from structlog.typing import Processor
 
 
 def configure_logs(*, level: str, form: Literal["auto", "json", "console"]) -> None:
@@ -17,14 +19,7 @@ def configure_logs(*, level: str, form: Literal["auto", "json", "console"]) -> N
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *(
-                [structlog.dev.ConsoleRenderer()]
-                if console
-                else [
-                    structlog.processors.dict_tracebacks,
-                    structlog.processors.JSONRenderer(),
-                ]
-            ),
+            *(_CONSOLE if console else _JSON),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.getLevelNamesMapping()[level.upper()]
@@ -32,3 +27,16 @@ def configure_logs(*, level: str, form: Literal["auto", "json", "console"]) -> N
         logger_factory=structlog.PrintLoggerFactory(sys.stdout),
         cache_logger_on_first_use=True,
     )
+
+
+# Never with local variables, which both of structlog's renderers show by default: payment tokens
+# and requests are among them.
+_CONSOLE: Sequence[Processor] = (
+    structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+)
+_JSON: Sequence[Processor] = (
+    structlog.processors.ExceptionRenderer(
+        structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+    ),
+    structlog.processors.JSONRenderer(),
+)

@@ -295,7 +295,7 @@ async def test_what_was_being_leased_when_it_was_stopped_is_settled_too() -> Non
 
 
 @pytest.mark.parametrize("failing", [False, True])
-async def test_stop_ends_a_rest_at_once(failing: bool) -> None:  # noqa: FBT001  a test's case
+async def test_stop_ends_a_rest_at_once(failing: bool) -> None:
     store, desk, naps = DueOrders(), Desk(), Naps()
     if failing:
         store.failures = [StoreUnavailable("down")]

@@ -13,7 +13,12 @@ HEAD = "0001"
 
 
 def upgrade_sqlite(connection: sqlite3.Connection) -> None:
-    """Takes the steps that are missing, all or none; of several processes, one does."""
+    """Takes the steps that are missing, all or none; of several processes, one does.
+
+    Raises:
+        sqlite3.Error: The database failed, or another process held it for too long.
+        alembic.util.CommandError: A later version of the service has taken steps unknown here.
+    """
     if _revision(connection) == HEAD:
         return
 
@@ -27,12 +32,15 @@ def upgrade_sqlite(connection: sqlite3.Connection) -> None:
     engine = sqlalchemy.create_engine(
         "sqlite://", creator=lambda: connection, poolclass=sqlalchemy.StaticPool
     )
-    with engine.begin() as borrowed:
-        # The driver would begin with the first write only, and never with a CREATE TABLE.
-        borrowed.exec_driver_sql("BEGIN IMMEDIATE")
-        if _revision(connection) != HEAD:  # nobody else did it while we waited for the lock
-            config.attributes["connection"] = borrowed
-            command.upgrade(config, HEAD)
+    try:
+        with engine.begin() as borrowed:
+            # The driver would begin with the first write only, and never with a CREATE TABLE.
+            connection.execute("BEGIN IMMEDIATE")
+            if _revision(connection) != HEAD:  # nobody else did it while we waited for the lock
+                config.attributes["connection"] = borrowed
+                command.upgrade(config, HEAD)
+    except sqlalchemy.exc.DBAPIError as error:
+        raise (error.orig or error) from None  # what it wraps is what callers know
 
 
 def _revision(connection: sqlite3.Connection) -> str | None:

@@ -34,9 +34,9 @@ PRAGMAS = (
     "PRAGMA foreign_keys = ON",
     # 64 MiB rather than 2: the index on request ids is hit everywhere, and should be in memory.
     "PRAGMA cache_size = -65536",
-    # 32 MiB rather than 4: the longer the log, the more often a page in it was written over,
+    # 16 MiB rather than 4: the longer the log, the more often a page in it was written over,
     # and need be copied into the database only once.
-    "PRAGMA wal_autocheckpoint = 8192",
+    "PRAGMA wal_autocheckpoint = 4096",
 )
 """How each connection is set up."""
 
@@ -182,9 +182,10 @@ def _use_wal(connection: sqlite3.Connection, timeout_s: float) -> None:
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL").fetchone()
-            return
         except sqlite3.OperationalError:
             # Two processes that open a new file: SQLite does not wait for the busy timeout here.
             if time.monotonic() >= give_up_at_s:
                 raise
             time.sleep(0.01)
+        else:
+            return

@@ -132,8 +132,9 @@ def _place(
     events: list[tuple[Any, ...]] = []
     for index, command in places:
         order = command.order
-        stored = first.setdefault(order.request_id, order)
-        if stored is order:
+        stored = first.get(order.request_id)
+        if stored is None:
+            stored = first[order.request_id] = order
             order_id = str(order.id)
             orders.append(order_row(order, order_id, command.lease_until))
             items += item_rows(order, order_id)

@@ -1,0 +1,101 @@
+"""An `OrderStore` in memory, simple enough to be right by reading it.
+
+The same contract suite runs over it and over the real ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+from orderflow_server.orders.errors import OrderNotFound, RequestIdReused, VersionConflict
+from orderflow_server.orders.order import Order, OrderChange, OrderQuery
+from orderflow_server.orders.ports import LeasedOrder
+
+
+class FakeOrderStore:
+    def __init__(self) -> None:
+        self._orders: dict[UUID, Order] = {}
+        self._by_request: dict[UUID, UUID] = {}
+        self._changes: dict[UUID, list[OrderChange]] = {}
+        self._leases: dict[UUID, datetime] = {}
+        self._attempts: dict[UUID, int] = {}
+
+    async def place(self, order: Order, *, lease_until: datetime) -> Order:
+        if order.request_id in self._by_request:
+            stored = self._orders[self._by_request[order.request_id]]
+            if stored.content_hash != order.content_hash:
+                raise RequestIdReused(order.request_id)
+            return stored
+        self._by_request[order.request_id] = order.id
+        self._write(order, lease_until)
+        return order
+
+    async def save(self, order: Order, *, lease_until: datetime | None = None) -> None:
+        if order.state.awaits_gateway != (lease_until is not None):
+            raise ValueError("lease_until is for orders that await the gateway, and only for those")
+        stored = await self.get(order.id)
+        if order.version != stored.version + 1:
+            raise VersionConflict(order.id, order.version)
+        self._write(order, lease_until)
+
+    async def defer(self, order_id: UUID, *, until: datetime) -> None:
+        if order_id in self._leases:
+            self._leases[order_id] = until
+
+    async def lease_due(
+        self, *, now: datetime, lease_until: datetime, limit: int
+    ) -> Sequence[LeasedOrder]:
+        due = sorted((until, order_id) for order_id, until in self._leases.items() if until <= now)
+        taken = [order_id for _, order_id in due[:limit]]
+        for order_id in taken:
+            self._leases[order_id] = lease_until
+            self._attempts[order_id] += 1
+        return tuple(
+            LeasedOrder(self._orders[order_id], self._attempts[order_id]) for order_id in taken
+        )
+
+    async def get(self, order_id: UUID) -> Order:
+        if order_id not in self._orders:
+            raise OrderNotFound(order_id)
+        return self._orders[order_id]
+
+    async def list(self, query: OrderQuery) -> Sequence[Order]:
+        matching = [order for order in self._orders.values() if _matches(query, order)]
+        matching.sort(key=lambda order: order.id, reverse=True)
+        return matching[: query.limit]
+
+    async def changes(self, order_id: UUID, *, after_version: int) -> Sequence[OrderChange]:
+        changes = self._changes.get(order_id, [])
+        return [change for change in changes if change.version > after_version]
+
+    async def ping(self) -> None:
+        pass
+
+    def _write(self, order: Order, lease_until: datetime | None) -> None:
+        self._orders[order.id] = order
+        self._changes.setdefault(order.id, []).append(
+            OrderChange(
+                order_id=order.id,
+                version=order.version,
+                state=order.state,
+                decline_reason=order.decline_reason,
+                time=order.update_time,
+            )
+        )
+        self._attempts[order.id] = 0
+        if lease_until is None:
+            self._leases.pop(order.id, None)
+        else:
+            self._leases[order.id] = lease_until
+
+
+def _matches(query: OrderQuery, order: Order) -> bool:
+    return (
+        (query.before is None or order.id < query.before)
+        and (query.customer_id is None or order.customer_id == query.customer_id)
+        and (not query.states or order.state in query.states)
+        and (query.created_after is None or order.create_time >= query.created_after)
+        and (query.created_before is None or order.create_time < query.created_before)
+    )

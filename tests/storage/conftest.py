@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from fakes.store import FakeOrderStore
+from orderflow_server.orders.ports import OrderStore
+from orderflow_server.storage.store import open_sqlite_store
+
+
+@asynccontextmanager
+async def open_memory_store() -> AsyncIterator[FakeOrderStore]:
+    yield FakeOrderStore()
+
+
+BACKENDS: dict[str, Callable[[Path], AbstractAsyncContextManager[OrderStore]]] = {
+    "memory": lambda _: open_memory_store(),
+    "sqlite": lambda directory: open_sqlite_store(directory / "orders.db"),
+}
+
+
+@pytest.fixture(params=BACKENDS)
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[OrderStore]:
+    """An empty store of each kind."""
+    async with BACKENDS[request.param](tmp_path) as opened:
+        yield opened

@@ -1,0 +1,370 @@
+"""What only a real file can show: its failures, its crashes, and what its statements cost."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import signal
+import sqlite3
+import sys
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fakes.orders import LEASE, NOW, new_order
+from orderflow_server.orders.errors import OrderNotFound, StoreUnavailable
+from orderflow_server.orders.money import Money
+from orderflow_server.orders.order import Order, OrderItem, OrderQuery, OrderState
+from orderflow_server.storage.commands import Command, Defer, LeaseDue, Place, Save
+from orderflow_server.storage.dialect import PoisonedBatch
+from orderflow_server.storage.engine import BatchEnded, CommandFailed
+from orderflow_server.storage.sqlite import SqliteDialect, SqliteOptions
+from orderflow_server.storage.sqlite.reads import page_sql
+from orderflow_server.storage.sqlite.writes import write_batch
+from orderflow_server.storage.store import EngineOrderStore, open_sqlite_store
+
+TESTS = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "orders.db"
+
+
+@pytest.fixture
+async def store(path: Path) -> AsyncIterator[EngineOrderStore]:
+    async with open_sqlite_store(path) as opened:
+        yield opened
+
+
+@pytest.fixture
+def connection(store: EngineOrderStore, path: Path) -> sqlite3.Connection:
+    """A connection beside the store's own, like another process."""
+    return sqlite3.connect(path, isolation_level=None)
+
+
+def bad(**values: Any) -> Order:
+    """An order with values that no order can have."""
+    return dataclasses.replace(new_order(3), **values)
+
+
+# Failures
+
+
+async def test_a_command_that_cannot_be_written_fails_alone(store: EngineOrderStore) -> None:
+    orders = [new_order(0), bad(customer_id="\ud800"), new_order(2)]
+    first, poisoned, last = await asyncio.gather(
+        *(store.place(order, lease_until=LEASE) for order in orders), return_exceptions=True
+    )
+    assert (first, last) == (orders[0], orders[2])
+    assert isinstance(poisoned, CommandFailed)
+    assert isinstance(poisoned.__cause__, UnicodeEncodeError)
+    assert await store.list(OrderQuery(limit=10)) == [orders[2], orders[0]]
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        pytest.param(new_order(1, request=2), id="an id that is taken"),
+        pytest.param(bad(customer_id="\ud800"), id="no text"),
+        pytest.param(bad(version=2**63), id="too large"),
+        pytest.param(bad(version="two"), id="no number"),
+        pytest.param(bad(customer_id=b"ada"), id="bytes"),
+        pytest.param(bad(customer_id=None), id="nothing"),
+        pytest.param(bad(customer_id=object()), id="an object"),
+        pytest.param(bad(create_time=NOW.replace(tzinfo=None)), id="a time without zone"),
+    ],
+)
+async def test_data_that_the_schema_refuses_poisons_its_batch(path: Path, order: Order) -> None:
+    dialect = SqliteDialect(path, SqliteOptions())
+    await dialect.open()
+    await dialect.write([Place(new_order(1), LEASE)])
+    with pytest.raises(PoisonedBatch):
+        await dialect.write([Place(new_order(4), LEASE), Place(order, LEASE)])
+    assert await dialect.list(OrderQuery(limit=10)) == [new_order(1)], "nothing of it is written"
+    await dialect.write([Place(new_order(5), LEASE)])
+    await dialect.close()
+
+
+async def test_a_full_disk_fails_the_batch_and_the_next_is_written(
+    store: EngineOrderStore,
+) -> None:
+    writer = store._dialect._writer  # type: ignore[attr-defined]  # stands in for a disk
+    await store.place(new_order(0), lease_until=LEASE)
+    writer.execute("PRAGMA max_page_count = 1")
+    items = tuple(OrderItem(f"sku-{n}", 1, Money("EUR", 1)) for n in range(100))
+    failures = await asyncio.gather(
+        *(store.place(new_order(n, items=items), lease_until=LEASE) for n in range(1, 20)),
+        return_exceptions=True,
+    )
+    for failure in failures:
+        assert isinstance(failure, StoreUnavailable)
+        assert isinstance(failure.__cause__, sqlite3.OperationalError)
+    assert await store.list(OrderQuery(limit=100)) == [new_order(0)]
+    # The next connection has a disk of the usual size.
+    order = new_order(20, items=items)
+    assert await store.place(order, lease_until=LEASE) == order
+
+
+async def test_a_lock_that_lasts_too_long_fails_the_batch(path: Path) -> None:
+    async with open_sqlite_store(path, sqlite=SqliteOptions(busy_timeout_s=0)) as store:
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreUnavailable) as failure:
+            await store.place(new_order(1), lease_until=LEASE)
+        assert isinstance(failure.value.__cause__, sqlite3.OperationalError)
+        await store.ping()  # readers do not wait for writers
+        other.close()
+        assert await store.place(new_order(1), lease_until=LEASE) == new_order(1)
+
+
+async def test_a_directory_that_is_missing_is_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailable, match="cannot be opened") as failure:
+        async with open_sqlite_store(tmp_path / "missing" / "orders.db"):
+            pass
+    assert isinstance(failure.value.__cause__, sqlite3.OperationalError)
+
+
+async def test_a_file_that_is_no_database_is_told_at_once() -> None:
+    with pytest.raises(StoreUnavailable) as failure:
+        async with open_sqlite_store(Path(__file__)):
+            pass
+    assert isinstance(failure.value.__cause__, sqlite3.DatabaseError)
+
+
+async def test_a_closed_store_answers_nobody(path: Path) -> None:
+    async with open_sqlite_store(path) as store:
+        await store.place(new_order(1), lease_until=LEASE)
+    with pytest.raises(StoreUnavailable):
+        await store.place(new_order(2), lease_until=LEASE)
+    with pytest.raises(StoreUnavailable):
+        await store.get(new_order(1).id)
+    with pytest.raises(StoreUnavailable):
+        await store.ping()
+
+
+# Cancellation
+
+
+async def test_cancelling_writes_all_of_a_started_batch_and_none_of_a_waiting_one(
+    store: EngineOrderStore, connection: sqlite3.Connection
+) -> None:
+    def place(number: int) -> asyncio.Task[Order]:
+        return asyncio.create_task(store.place(new_order(number), lease_until=LEASE))
+
+    async def queue_depth_is(depth: int) -> None:
+        while store.queue_depth != depth:  # noqa: ASYNC110 - the store has no event for it
+            await asyncio.sleep(0)
+
+    connection.execute("BEGIN IMMEDIATE")  # holds up the batch of 1
+    started = place(1)
+    await queue_depth_is(1)
+    await queue_depth_is(0)
+    waiting = [place(2), place(3)]
+    await queue_depth_is(2)
+    started.cancel()
+    waiting[0].cancel()
+    await asyncio.wait([started, waiting[0]])
+    connection.execute("ROLLBACK")
+    assert await waiting[1] == new_order(3)
+    assert await store.get(new_order(1).id) == new_order(1)
+    with pytest.raises(OrderNotFound):
+        await store.get(new_order(2).id)
+
+
+# Ends
+
+
+async def test_closing_writes_all_that_waits_and_opening_again_finds_it(path: Path) -> None:
+    orders = [new_order(number) for number in range(600)]
+    async with open_sqlite_store(path) as store:
+        tasks = [asyncio.create_task(store.place(order, lease_until=LEASE)) for order in orders]
+        await asyncio.sleep(0)
+        assert store.queue_depth == len(orders)
+    assert await asyncio.gather(*tasks) == orders
+    async with open_sqlite_store(path) as store:
+        assert await store.list(OrderQuery(limit=1000)) == orders[::-1]
+
+
+async def test_draining_writes_all_that_waits_and_leaves_reads_working(
+    store: EngineOrderStore,
+) -> None:
+    task = asyncio.create_task(store.place(new_order(1), lease_until=LEASE))
+    await asyncio.sleep(0)
+    await store.drain(timeout_s=10)
+    assert await task == new_order(1)
+    assert await store.get(new_order(1).id) == new_order(1)
+    with pytest.raises(StoreUnavailable):
+        await store.place(new_order(2), lease_until=LEASE)
+
+
+async def test_killing_the_process_loses_no_acknowledged_order(path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        TESTS / "storage" / "place_forever.py",
+        path,
+        stdout=asyncio.subprocess.PIPE,
+        env={"PYTHONPATH": str(TESTS)},
+    )
+    assert process.stdout is not None
+    acknowledged = [int(await process.stdout.readline()) for _ in range(500)]
+    process.send_signal(signal.SIGKILL)
+    rest = await process.stdout.read()
+    assert await process.wait() == -signal.SIGKILL
+    acknowledged += [int(line) for line in rest.splitlines(keepends=True) if line.endswith(b"\n")]
+
+    async with open_sqlite_store(path) as store:
+        stored = await store.list(OrderQuery(limit=2**31))
+        assert {new_order(number).id for number in acknowledged} <= {order.id for order in stored}
+        for number, order in enumerate(reversed(stored)):
+            assert order == new_order(number), "whole, with all its items"
+            [change] = await store.changes(order.id, after_version=0)
+            assert order.at(change) == order
+
+
+# The outbox
+
+
+async def test_each_version_has_one_event_in_the_order_of_commits(
+    store: EngineOrderStore, connection: sqlite3.Connection
+) -> None:
+    first = await store.place(new_order(1), lease_until=LEASE)
+    await store.place(new_order(2), lease_until=LEASE)
+    await store.place(new_order(3, request=1), lease_until=LEASE)  # a replay: no event
+    await store.defer(first.id, until=LEASE)
+    await store.lease_due(now=LEASE, lease_until=LEASE, limit=10)
+    await store.save(first.declined("no funds", NOW))
+    events = connection.execute("SELECT order_id, version, state, decline_reason FROM events")
+    assert events.fetchall() == [
+        (str(new_order(1).id), 1, "PENDING_PAYMENT", ""),
+        (str(new_order(2).id), 1, "PENDING_PAYMENT", ""),
+        (str(new_order(1).id), 2, "PAYMENT_DECLINED", "no funds"),
+    ]
+
+
+async def test_listeners_learn_which_orders_have_a_new_version(path: Path) -> None:
+    events: list[BatchEnded] = []
+    async with open_sqlite_store(path, on_batch=events.append) as store:
+        order = await store.place(new_order(1), lease_until=NOW)
+        await store.place(new_order(2, request=1), lease_until=NOW)
+        await store.lease_due(now=NOW, lease_until=LEASE, limit=1)
+        await store.save(order.paid(NOW))
+    assert [list(event.changed) for event in events] == [[order.id], [], [], [order.id]]
+
+
+# What it costs
+
+
+class CountedConnection:
+    """Counts the instructions of SQLite's virtual machine and the statements it runs."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self.instructions = 0
+        self.statements: list[str] = []
+        connection.set_progress_handler(self._step, 1)
+        connection.set_trace_callback(self.statements.append)
+
+    def _step(self) -> int:
+        self.instructions += 1
+        return 0
+
+    def page(self, query: OrderQuery) -> int:
+        """The instructions that a page takes."""
+        before = self.instructions
+        sql, parameters = page_sql(query)
+        self.connection.execute(sql, parameters).fetchall()
+        return self.instructions - before
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        pytest.param(OrderQuery(limit=10), id="all"),
+        pytest.param(OrderQuery(limit=10, customer_id="ada"), id="customer"),
+        pytest.param(OrderQuery(limit=10, states=[OrderState.PAID]), id="state"),
+        pytest.param(OrderQuery(limit=10, states=list(OrderState)), id="states"),
+        pytest.param(
+            OrderQuery(limit=10, customer_id="ada", states=list(OrderState)),
+            id="customer and states",
+        ),
+        pytest.param(
+            OrderQuery(limit=10, created_after=NOW, created_before=NOW + timedelta(days=1)),
+            id="times",
+        ),
+    ],
+)
+async def test_a_page_costs_the_same_wherever_it_is(
+    store: EngineOrderStore, connection: sqlite3.Connection, query: OrderQuery
+) -> None:
+    orders = [
+        new_order(n, customer_id="ada" if n % 2 else "bob", now=NOW + timedelta(milliseconds=n))
+        for n in range(1200)
+    ]
+    await asyncio.gather(*(store.place(order, lease_until=LEASE) for order in orders))
+    await asyncio.gather(*(store.save(order.paid(NOW)) for order in orders if order.id.int % 3))
+    counted = CountedConnection(connection)
+    first = counted.page(query)
+    middle = counted.page(dataclasses.replace(query, before=orders[600].id))
+    late = counted.page(dataclasses.replace(query, before=orders[100].id))
+    assert max(middle, late) <= first * 1.1
+
+
+async def test_times_are_found_by_the_ids_they_are_in(
+    store: EngineOrderStore, connection: sqlite3.Connection
+) -> None:
+    orders = [new_order(n, now=NOW + timedelta(seconds=n)) for n in range(1200)]
+    await asyncio.gather(*(store.place(order, lease_until=LEASE) for order in orders))
+    counted = CountedConnection(connection)
+    newest = counted.page(OrderQuery(limit=10))
+    time = orders[100].create_time
+    oldest = counted.page(OrderQuery(limit=10, created_before=time))
+    hour_in_between = counted.page(
+        OrderQuery(limit=10, created_after=time, created_before=time + timedelta(seconds=5))
+    )
+    assert max(oldest, hour_in_between) <= newest * 1.1
+
+
+async def test_a_batch_takes_a_handful_of_statements_however_large(
+    store: EngineOrderStore, connection: sqlite3.Connection
+) -> None:
+    """Each step of a statement waits for the interpreter lock, up to 5 ms when the loop is busy."""
+    counted = CountedConnection(connection)
+    orders = [new_order(number) for number in range(256)]
+    placing: list[Command[Any]] = [Place(order, NOW) for order in orders]
+    write_batch(connection, placing)
+    assert len(counted.statements) <= 8
+    counted.statements.clear()
+    mixed: list[Command[Any]] = [Save(order.paid(NOW), None) for order in orders]
+    mixed += [Defer(order.id, LEASE) for order in orders]
+    mixed += [LeaseDue(NOW, LEASE, 100)]
+    write_batch(connection, mixed)
+    assert len(counted.statements) <= 8
+
+
+async def test_a_write_costs_the_same_however_many_orders_there_are(
+    store: EngineOrderStore, connection: sqlite3.Connection
+) -> None:
+    def write(first: int) -> int:
+        """The instructions that one batch of all kinds takes, of ten orders from `first` on."""
+        orders = [new_order(number) for number in range(first, first + 10)]
+        write_batch(connection, [Place(order, NOW) for order in orders])
+        counted.instructions = 0
+        mixed: list[Command[Any]] = [
+            *(Save(order.paid(NOW), None) for order in orders[:5]),
+            *(Defer(order.id, LEASE) for order in orders[5:]),
+            Place(new_order(first + 10, request=first), NOW),
+            LeaseDue(LEASE, LEASE, 5),
+        ]
+        write_batch(connection, mixed)
+        return counted.instructions
+
+    counted = CountedConnection(connection)
+    among_few = write(0)
+    later = LEASE + timedelta(days=1)
+    write_batch(connection, [Place(new_order(number), later) for number in range(100, 1300)])
+    among_many = write(2000)
+    assert among_many <= among_few * 1.1
