@@ -165,7 +165,8 @@ async def test_the_handler_sees_the_nearer_of_both_deadlines() -> None:
     assert own is not None
     assert 4 < without <= 5
     assert 4 < capped <= 5
-    assert 2 < own <= 3
+    # gRPC rounds up what it sends by a percent.
+    assert 2 < own <= 3.1
 
 
 async def test_no_handler_is_left_after_the_server_has_finished() -> None:

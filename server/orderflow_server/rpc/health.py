@@ -70,9 +70,9 @@ class HealthService(
             if status != told:
                 await context.write(health_pb2.HealthCheckResponse(status=status))
                 told = status
-            if self._draining:
+            elif self._draining:
                 return
-            if changed is self._changed:
+            else:
                 await changed.wait()
 
     async def List(

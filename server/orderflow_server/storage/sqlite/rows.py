@@ -1,6 +1,7 @@
 """How an order is kept in columns.
 
-UUIDs are text, times microseconds since 1970, and money two integers. What is read comes as JSON, one text for any number of rows, for the reason given in `bulk`.
+UUIDs are text, times microseconds since 1970, and money two integers. What is read comes as
+JSON, one text for any number of rows, for the reason given in `bulk`.
 """
 
 from __future__ import annotations
