@@ -15,7 +15,7 @@ from orderflow_client.resilience.retry import RetryBudget
 
 KEEPALIVE_TIME_MS = 30_000
 """How often a channel with calls under way pings. A server that allows pings less often
-(by default every 5 minutes) hangs up: ours set `grpc.http2.min_recv_ping_interval_without_data_ms`
+(by default every 5 minutes) hangs up: ours set `grpc.http2.min_ping_interval_without_data_ms`
 below this."""
 
 MAX_REQUEST_BYTES = 1024 * 1024

@@ -62,9 +62,7 @@ class SteppedStore(_Stepped):
         )
 
     async def save(self, order: Order, *, lease_until: datetime | None = None) -> None:
-        await self._step(
-            "save", order.id, lambda: self._store.save(order, lease_until=lease_until)
-        )
+        await self._step("save", order.id, lambda: self._store.save(order, lease_until=lease_until))
 
     async def defer(self, order_id: UUID, *, until: datetime) -> None:
         await self._step("defer", order_id, lambda: self._store.defer(order_id, until=until))

@@ -192,8 +192,9 @@ class TestDeadline:
 class TestCancellation:
     async def test_of_an_attempt_ends_the_call(self, time: VirtualTime) -> None:
         script = Script(asyncio.CancelledError(), time=time)
+        retry = Retry(POLICY, name="/test", classify=lambda _: Verdict(True), sleep=time.sleep)
         with pytest.raises(asyncio.CancelledError):
-            await make_retry(time).run(script)
+            await retry.run(script)
         assert script.attempts == [1]
 
     async def test_of_a_delay_ends_the_call(self, time: VirtualTime) -> None:

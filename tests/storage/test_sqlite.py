@@ -22,6 +22,7 @@ from orderflow_server.storage.commands import Command, Defer, LeaseDue, Place, S
 from orderflow_server.storage.dialect import PoisonedBatch
 from orderflow_server.storage.engine import BatchEnded, CommandFailed
 from orderflow_server.storage.sqlite import SqliteDialect, SqliteOptions
+from orderflow_server.storage.sqlite.dialect import use_wal
 from orderflow_server.storage.sqlite.reads import page_sql
 from orderflow_server.storage.sqlite.writes import write_batch
 from orderflow_server.storage.store import EngineOrderStore, open_sqlite_store
@@ -368,3 +369,19 @@ async def test_a_write_costs_the_same_however_many_orders_there_are(
     write_batch(connection, [Place(new_order(number), later) for number in range(100, 1300)])
     among_many = write(2000)
     assert among_many <= among_few * 1.1
+
+
+def test_turning_the_log_on_waits_for_who_is_writing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite's own busy timeout does not cover this."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        use_wal(connection, timeout_s=0)
+    monkeypatch.setattr("time.sleep", lambda _: other.execute("ROLLBACK"))
+    use_wal(connection, timeout_s=60)
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    other.close()
+    connection.close()

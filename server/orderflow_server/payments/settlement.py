@@ -51,11 +51,13 @@ SettlementListener = Callable[[SettlementEvent], None]
 
 
 class Settlement:
-    """Settles orders, at most one attempt at a time per order. Implements the port `Settler`.
+    """Settles orders. Implements the port `Settler`.
 
     Each attempt is a task of its own: a caller that gives up or is cancelled only stops
-    waiting, and callers that ask for the same order share one attempt. The gateway has to
-    answer within the first caller's budget less `reserve_s`, which is kept for the write.
+    waiting, and callers that ask for the same version of an order share one attempt. Another
+    version is another question: a refund does not wait for the charge that it gives back. The
+    gateway has to answer within the first caller's budget less `reserve_s`, which is kept for
+    the write.
 
     Args:
         reserve_s: Seconds of each budget that the gateway does not get.
@@ -78,7 +80,7 @@ class Settlement:
         self._reserve_s = reserve_s
         self._retry_delay = retry_delay
         self._listener = listener
-        self._running: dict[UUID, asyncio.Task[Order]] = {}
+        self._running: dict[tuple[UUID, int], asyncio.Task[Order]] = {}
 
     async def settle(self, order: Order, *, budget_s: float) -> Order:
         return await self._join(order, attempts=0, budget_s=budget_s)
@@ -88,19 +90,20 @@ class Settlement:
         await self._join(leased.order, attempts=leased.attempts, budget_s=budget_s)
 
     async def _join(self, order: Order, *, attempts: int, budget_s: float) -> Order:
-        attempt = self._running.get(order.id)
+        key = (order.id, order.version)
+        attempt = self._running.get(key)
         if attempt is None:
             attempt = asyncio.create_task(
                 self._attempt(order, attempts, budget_s - self._reserve_s),
                 name=f"settle {order.id}",
             )
-            self._running[order.id] = attempt
-            attempt.add_done_callback(lambda task: self._ended(order.id, task))
+            self._running[key] = attempt
+            attempt.add_done_callback(lambda task: self._ended(key, task))
         done, _ = await asyncio.wait({attempt}, timeout=budget_s)
         return attempt.result() if done else order
 
-    def _ended(self, order_id: UUID, attempt: asyncio.Task[Order]) -> None:
-        del self._running[order_id]
+    def _ended(self, key: tuple[UUID, int], attempt: asyncio.Task[Order]) -> None:
+        del self._running[key]
         if not attempt.cancelled():
             # Marks it as seen: with no caller left there is nobody to tell, and the order's
             # lease brings it back.

@@ -151,6 +151,15 @@ class TestVerdict:
         error = rpc_error(grpc.StatusCode.UNAVAILABLE, delay, trailing=trailing)
         assert verdict_on(error) == Verdict(True, 0.02)
 
+    @pytest.mark.parametrize("value", ["-1", "soon", "", "1.5"])
+    def test_a_pushback_that_is_negative_or_unreadable_means_stop(self, value: str) -> None:
+        trailing = grpc.aio.Metadata(("grpc-retry-pushback-ms", value))
+        pushback_s = verdict_on(
+            rpc_error(grpc.StatusCode.UNAVAILABLE, trailing=trailing)
+        ).pushback_s
+        assert pushback_s is not None
+        assert pushback_s < 0
+
     def test_a_pushback_makes_no_other_code_retryable(self) -> None:
         trailing = grpc.aio.Metadata(("grpc-retry-pushback-ms", "20"))
         assert not verdict_on(rpc_error(grpc.StatusCode.INTERNAL, trailing=trailing)).retryable

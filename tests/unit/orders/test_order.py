@@ -138,13 +138,16 @@ def test_any_sequence_of_changes_keeps_to_the_table(
             assert (order.state, order.version) == (state, before.version + 1)
             assert order.update_time == max(now, before.update_time)
             assert (order.decline_reason != "") == (state is OrderState.PAYMENT_DECLINED)
-            assert dataclasses.replace(
-                order,
-                state=before.state,
-                version=before.version,
-                decline_reason=before.decline_reason,
-                update_time=before.update_time,
-            ) == before, "all the rest stays"
+            assert (
+                dataclasses.replace(
+                    order,
+                    state=before.state,
+                    version=before.version,
+                    decline_reason=before.decline_reason,
+                    update_time=before.update_time,
+                )
+                == before
+            ), "all the rest stays"
         else:
             with pytest.raises(IllegalTransition) as caught:
                 become(before, state, now)

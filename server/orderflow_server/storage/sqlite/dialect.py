@@ -120,7 +120,7 @@ class SqliteDialect:
         try:
             self._writer = self._connect()
             upgrade_sqlite(self._writer)
-            _use_wal(self._writer, self._options.busy_timeout_s)
+            use_wal(self._writer, self._options.busy_timeout_s)
         except sqlite3.Error as error:
             raise StoreUnavailable(f"the database {self._path} cannot be opened") from error
 
@@ -176,7 +176,7 @@ def _ping(connection: sqlite3.Connection) -> None:
     connection.execute("SELECT 1 FROM orders LIMIT 1").fetchone()
 
 
-def _use_wal(connection: sqlite3.Connection, timeout_s: float) -> None:
+def use_wal(connection: sqlite3.Connection, timeout_s: float) -> None:
     """Turns write-ahead logging on, for good; the file remembers it."""
     give_up_at_s = time.monotonic() + timeout_s
     while True:

@@ -1,0 +1,502 @@
+"""Settlement: one attempt at a time, nothing lost when its callers leave, and money and order agree."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from fakes.gateway import Trouble
+from fakes.orders import new_order
+from fakes.process import LEASE, LONG_S, Fail, Hold, Process, World, tasks_left, until
+from fakes.steps import Point
+
+from orderflow_client.resilience import deadline
+from orderflow_client.resilience.deadline import Deadline
+from orderflow_server.orders.errors import PaymentUnresolved, StoreUnavailable
+from orderflow_server.orders.order import Order, OrderState
+from orderflow_server.orders.ports import LeasedOrder, PaymentState
+from orderflow_server.payments.gateway import PaymentRefused
+from orderflow_server.payments.settlement import OrderSettled, SettlementDeferred
+
+PENDING = OrderState.PENDING_PAYMENT
+PAID = OrderState.PAID
+REFUNDING = OrderState.REFUNDING
+CANCELLED = OrderState.CANCELLED
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    """At the end no task is left."""
+    yield World()
+    await until(lambda: not tasks_left())
+
+
+async def pending(world: World, number: int = 1) -> Order:
+    """A new order in the store."""
+    order = new_order(number)
+    return await world.store.place(order, lease_until=world.clock() + LEASE)
+
+
+async def refunding(world: World) -> Order:
+    """An order that was charged and whose refund is under way."""
+    order = await pending(world)
+    await world.gateway.charge(order)
+    world.gateway.calls.clear()
+    paid = order.paid(world.clock())
+    await world.store.save(paid)
+    order = paid.refunding(world.clock())
+    await world.store.save(order, lease_until=world.clock() + LEASE)
+    return order
+
+
+async def due(world: World, after: timedelta) -> list[LeasedOrder]:
+    """What a worker would be given after this time."""
+    now = world.clock() + after
+    return list(await world.store.lease_due(now=now, lease_until=now + LEASE, limit=10))
+
+
+# --- an answer -------------------------------------------------------------------------
+
+
+async def test_a_charge_is_written_down_and_told(world: World) -> None:
+    process = Process(world)
+    order = await pending(world)
+    world.clock.advance(timedelta(seconds=3))
+
+    settled = await process.settlement.settle(order, budget_s=LONG_S)
+
+    assert (settled.state, settled.version) == (PAID, 2)
+    assert settled.update_time == world.clock()
+    assert await world.store.get(order.id) == settled
+    assert process.journal == ["charge", "save"]
+    assert process.events == [OrderSettled(settled)]
+
+
+async def test_a_decline_is_written_down_with_the_gateway_s_words(world: World) -> None:
+    process = Process(world)
+    world.gateway.decline_reason = "no funds"
+
+    settled = await process.settlement.settle(await pending(world), budget_s=LONG_S)
+
+    assert (settled.state, settled.decline_reason) == (OrderState.PAYMENT_DECLINED, "no funds")
+    assert await world.store.get(settled.id) == settled
+
+
+async def test_a_refund_is_asked_for_an_order_under_refund(world: World) -> None:
+    process = Process(world)
+    settled = await process.settlement.settle(await refunding(world), budget_s=LONG_S)
+
+    assert (settled.state, settled.version) == (CANCELLED, 4)
+    assert world.gateway.methods == ["refund"]
+    assert world.gateway.state_of(settled) is PaymentState.REFUNDED
+
+
+async def test_a_payment_voided_by_a_process_that_died_cancels_the_order(world: World) -> None:
+    order = await pending(world)
+    await world.gateway.void(order)
+    settled = await Process(world).settlement.settle(order, budget_s=LONG_S)
+    assert settled.state is CANCELLED
+
+
+async def test_the_worker_settles_what_it_leased(world: World) -> None:
+    process = Process(world)
+    order = await pending(world)
+    (leased,) = await due(world, LEASE)
+
+    await process.settlement.settle_leased(leased, budget_s=LONG_S)
+
+    assert (await world.store.get(order.id)).state is PAID
+
+
+# --- no answer -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trouble", [Trouble.UNREACHABLE, Trouble.ANSWER_LOST])
+async def test_without_an_answer_the_order_stays_and_is_tried_again_later(
+    world: World, trouble: Trouble
+) -> None:
+    process = Process(world, retry_delay=lambda attempts: timedelta(seconds=5 + attempts))
+    world.gateway.next(trouble)
+    order = await pending(world)
+
+    assert await process.settlement.settle(order, budget_s=LONG_S) == order
+
+    assert await world.store.get(order.id) == order
+    assert process.journal == ["charge", "defer"]
+    (told,) = process.events
+    assert isinstance(told, SettlementDeferred)
+    assert (told.order_id, told.attempts, told.delay) == (order.id, 0, timedelta(seconds=5))
+    assert isinstance(told.cause, PaymentUnresolved)
+    assert isinstance(told.cause.__cause__, ConnectionError)
+    assert await due(world, timedelta(seconds=4.999)) == []
+    assert [leased.order for leased in await due(world, timedelta(seconds=5))] == [order]
+
+
+async def test_the_worker_s_attempts_make_the_rest_longer(world: World) -> None:
+    process = Process(world, retry_delay=lambda attempts: timedelta(seconds=10 * attempts))
+    world.gateway.next(Trouble.UNREACHABLE)
+    order = await pending(world)
+
+    await process.settlement.settle_leased(LeasedOrder(order, attempts=3), budget_s=LONG_S)
+
+    (told,) = process.events
+    assert isinstance(told, SettlementDeferred)
+    assert (told.attempts, told.delay) == (3, timedelta(seconds=30))
+    assert await due(world, timedelta(seconds=29)) == []
+
+
+async def test_a_refusal_leaves_the_order_pending_to_be_asked_about_again(world: World) -> None:
+    process = Process(world)
+    world.gateway.next(Trouble.REFUSED)
+    order = await pending(world)
+
+    assert await process.settlement.settle(order, budget_s=LONG_S) == order
+
+    (told,) = process.events
+    assert isinstance(told, SettlementDeferred)
+    assert isinstance(told.cause, PaymentRefused)
+    assert [leased.order for leased in await due(world, told.delay)] == [order]
+
+
+async def test_a_lost_answer_is_found_again_under_the_same_key(world: World) -> None:
+    process = Process(world)
+    world.gateway.next(Trouble.ANSWER_LOST)
+    order = await pending(world)
+
+    await process.settlement.settle(order, budget_s=LONG_S)
+    settled = await process.settlement.settle(order, budget_s=LONG_S)
+
+    assert settled.state is PAID
+    assert world.gateway.methods == ["charge", "charge"]
+    assert len(world.gateway.ledger.entries()) == 1
+
+
+# --- many callers, one attempt ---------------------------------------------------------
+
+
+async def test_200_callers_share_one_attempt_and_its_answer(world: World) -> None:
+    process = Process(world)
+    world.gateway.next(Trouble.HANG)
+    order = await pending(world)
+    callers = [
+        asyncio.create_task(process.settlement.settle(order, budget_s=LONG_S)) for _ in range(200)
+    ]
+    await until(lambda: world.gateway.methods == ["charge"])
+    world.gateway.release()
+
+    answers = await asyncio.gather(*callers)
+
+    assert {answer.state for answer in answers} == {PAID}
+    assert all(answer == answers[0] for answer in answers)
+    assert process.journal == ["charge", "save"]
+
+
+async def test_200_replays_of_a_request_place_one_order_and_charge_once(world: World) -> None:
+    process = Process(world)
+    world.gateway.next(Trouble.HANG)
+    callers = [asyncio.create_task(process.place()) for _ in range(200)]
+    await until(lambda: process.journal.count("place") == 200)
+    world.gateway.release()
+
+    answers = await asyncio.gather(*callers)
+
+    assert all(answer == answers[0] for answer in answers)
+    assert await world.orders() == [answers[0]]
+    assert world.gateway.methods == ["charge"]
+    assert (await world.audit(*answers)).clean
+
+
+async def test_different_orders_do_not_wait_for_each_other(world: World) -> None:
+    process = Process(world)
+    world.gateway.next(Trouble.HANG)
+    slow, quick = await pending(world, 1), await pending(world, 2)
+    waiting = asyncio.create_task(process.settlement.settle(slow, budget_s=LONG_S))
+    await until(lambda: len(world.gateway.calls) == 1)
+
+    assert (await process.settlement.settle(quick, budget_s=LONG_S)).state is PAID
+    assert not waiting.done()
+
+    world.gateway.release()
+    assert (await waiting).state is PAID
+
+
+async def test_a_refund_does_not_wait_for_a_charge_that_hangs(world: World) -> None:
+    process = Process(world)
+    world.gateway.next(Trouble.HANG_ANSWER)
+    order = await pending(world)
+    charging = asyncio.create_task(process.settlement.settle(order, budget_s=LONG_S))
+    await until(lambda: world.gateway.methods == ["charge"])
+    await world.store.save(order.paid(world.clock()))
+    under_refund = order.paid(world.clock()).refunding(world.clock())
+    await world.store.save(under_refund, lease_until=world.clock() + LEASE)
+
+    refunded = await process.settlement.settle(under_refund, budget_s=LONG_S)
+
+    assert (refunded.state, refunded.version) == (CANCELLED, 4)
+    world.gateway.release()
+    assert await charging == refunded
+
+
+async def test_an_attempt_that_ended_is_not_joined_again(world: World) -> None:
+    process = Process(world)
+    world.gateway.next(Trouble.UNREACHABLE)
+    order = await pending(world)
+
+    assert await process.settlement.settle(order, budget_s=LONG_S) == order
+    assert (await process.settlement.settle(order, budget_s=LONG_S)).state is PAID
+
+
+# --- callers that leave ----------------------------------------------------------------
+
+
+async def test_a_cancelled_caller_leaves_the_attempt_to_go_on(world: World) -> None:
+    process = Process(world)
+    world.gateway.next(Trouble.HANG)
+    order = await pending(world)
+    caller = asyncio.create_task(process.settlement.settle(order, budget_s=LONG_S))
+    await until(lambda: world.gateway.methods == ["charge"])
+
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    world.gateway.release()
+    await until(lambda: not tasks_left())
+
+    assert (await world.store.get(order.id)).state is PAID
+    assert world.gateway.methods == ["charge"]
+
+
+async def test_one_caller_s_cancellation_is_not_the_others(world: World) -> None:
+    process = Process(world)
+    world.gateway.next(Trouble.HANG)
+    order = await pending(world)
+    first, second = (
+        asyncio.create_task(process.settlement.settle(order, budget_s=LONG_S)) for _ in range(2)
+    )
+    await until(lambda: world.gateway.methods == ["charge"])
+
+    first.cancel()
+    await asyncio.wait({first})
+    world.gateway.release()
+
+    assert first.cancelled()
+    assert (await second).state is PAID
+
+
+async def test_past_its_budget_a_caller_gets_the_order_as_it_is_and_the_attempt_goes_on(
+    world: World,
+) -> None:
+    writing = Hold("store", "save")
+    process = Process(world, pass_=writing)
+    order = await pending(world)
+
+    assert await process.settlement.settle(order, budget_s=0.01) == order
+
+    await writing.reached()
+    assert (await world.store.get(order.id)).state is PENDING
+    writing.open()
+    await until(lambda: not tasks_left())
+    assert (await world.store.get(order.id)).state is PAID
+
+
+async def test_who_joins_with_less_time_waits_less(world: World) -> None:
+    process = Process(world)
+    world.gateway.next(Trouble.HANG)
+    order = await pending(world)
+    first = asyncio.create_task(process.settlement.settle(order, budget_s=LONG_S))
+    await until(lambda: world.gateway.methods == ["charge"])
+
+    assert await process.settlement.settle(order, budget_s=0) == order
+    assert not first.done()
+
+    world.gateway.release()
+    assert (await first).state is PAID
+
+
+async def test_an_attempt_that_fails_with_no_caller_left_fails_in_silence(world: World) -> None:
+    unseen: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unseen.append(context))
+    process = Process(world, pass_=Fail("store", "save", StoreUnavailable("disk full")))
+    world.gateway.next(Trouble.HANG)
+    order = await pending(world)
+    caller = asyncio.create_task(process.settlement.settle(order, budget_s=LONG_S))
+    await until(lambda: world.gateway.methods == ["charge"])
+    caller.cancel()
+    await asyncio.wait({caller})
+
+    world.gateway.release()
+    await until(lambda: not tasks_left())
+    gc.collect()
+
+    assert unseen == []
+    assert await world.store.get(order.id) == order
+    assert process.journal == ["charge", "save"]
+
+
+# --- time ------------------------------------------------------------------------------
+
+
+async def test_the_gateway_gets_the_budget_less_the_reserve(world: World) -> None:
+    process = Process(world, reserve_s=2.0)
+    order = await pending(world)
+    before = time.monotonic()
+    with deadline.within(Deadline.after(1.0)):  # The caller's own is not the attempt's.
+        await process.settlement.settle(order, budget_s=7.0)
+    after = time.monotonic()
+
+    (call,) = world.gateway.calls
+    assert call.deadline is not None
+    assert before + 5.0 <= call.deadline.at_s <= after + 5.0
+
+
+async def test_a_gateway_that_hangs_beyond_its_time_is_no_answer(world: World) -> None:
+    process = Process(world, reserve_s=LONG_S)
+    world.gateway.next(Trouble.HANG)
+    order = await pending(world)
+
+    assert await process.settlement.settle(order, budget_s=LONG_S + 0.01) == order
+
+    (told,) = process.events
+    assert isinstance(told, SettlementDeferred)
+    assert isinstance(told.cause.__cause__, TimeoutError)
+
+
+@pytest.mark.parametrize("trouble", [Trouble.NONE, Trouble.UNREACHABLE])
+async def test_what_is_known_is_written_down_however_late_it_is(
+    world: World, trouble: Trouble
+) -> None:
+    deadlines: list[Deadline | None] = []
+
+    async def note_deadline(point: Point) -> None:
+        if point.of == "store":
+            deadlines.append(deadline.current())
+
+    process = Process(world, pass_=note_deadline)
+    world.gateway.next(trouble)
+    order = await pending(world)
+    with deadline.within(Deadline.after(-1)):
+        await process.settlement.settle(order, budget_s=0.0)
+    await until(lambda: not tasks_left())
+
+    assert deadlines == [None, None]
+    assert len(process.events) == 1
+
+
+# --- somebody else was first -----------------------------------------------------------
+
+
+async def test_a_conflict_with_the_same_outcome_returns_what_was_written(world: World) -> None:
+    writing = Hold("store", "save")
+    process, other = Process(world, pass_=writing), Process(world)
+    order = await pending(world)
+    late = asyncio.create_task(process.settlement.settle(order, budget_s=LONG_S))
+    await writing.reached()
+
+    first = await other.settlement.settle(order, budget_s=LONG_S)
+    writing.open()
+
+    assert await late == first
+    assert process.events == []
+    assert len(world.gateway.ledger.entries()) == 1
+
+
+async def test_a_conflict_with_a_refund_goes_on_with_the_refund(world: World) -> None:
+    writing = Hold("store", "save")
+    process, other = Process(world, pass_=writing), Process(world)
+    world.gateway.next(Trouble.NONE, Trouble.NONE, Trouble.UNREACHABLE)
+    order = await pending(world)
+    late = asyncio.create_task(process.settlement.settle(order, budget_s=LONG_S))
+    await writing.reached()
+    assert (await other.cancel(order.id)).state is REFUNDING
+    writing.open()
+
+    settled = await late
+
+    assert (settled.state, settled.version) == (CANCELLED, 4)
+    assert world.gateway.methods == ["charge", "void", "refund", "refund"]
+    assert world.gateway.state_of(order) is PaymentState.REFUNDED
+
+
+# --- a store that fails ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["not written", "written"])
+async def test_a_failed_write_reaches_every_caller_and_the_next_attempt_mends_it(
+    world: World, done: bool
+) -> None:
+    failure = StoreUnavailable("connection lost")
+    process = Process(world, pass_=Fail("store", "save", failure, done=done))
+    order = await pending(world)
+
+    results = await asyncio.gather(
+        *(process.settlement.settle(order, budget_s=LONG_S) for _ in range(3)),
+        return_exceptions=True,
+    )
+    assert results == [failure] * 3
+
+    assert (await process.settlement.settle(order, budget_s=LONG_S)).state is PAID
+    assert len(world.gateway.ledger.entries()) == 1
+
+
+async def test_a_failed_defer_leaves_the_order_to_its_lease(world: World) -> None:
+    process = Process(world, pass_=Fail("store", "defer", StoreUnavailable("connection lost")))
+    world.gateway.next(Trouble.UNREACHABLE)
+    order = await pending(world)
+
+    with pytest.raises(StoreUnavailable):
+        await process.settlement.settle(order, budget_s=LONG_S)
+
+    assert process.events == []
+    assert [leased.order for leased in await due(world, LEASE)] == [order]
+
+
+# --- the end ---------------------------------------------------------------------------
+
+
+async def test_drain_with_nothing_under_way_returns_at_once(world: World) -> None:
+    await Process(world).settlement.drain(timeout_s=LONG_S)
+
+
+async def test_drain_waits_for_the_attempts_under_way(world: World) -> None:
+    process = Process(world)
+    world.gateway.next(Trouble.HANG, Trouble.HANG)
+    orders = [await pending(world, 1), await pending(world, 2)]
+    callers = [
+        asyncio.create_task(process.settlement.settle(order, budget_s=LONG_S)) for order in orders
+    ]
+    await until(lambda: len(world.gateway.calls) == 2)
+
+    draining = asyncio.create_task(process.settlement.drain(timeout_s=LONG_S))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not draining.done()
+    world.gateway.release()
+    await draining
+
+    assert [(await caller).state for caller in callers] == [PAID, PAID]
+
+
+async def test_drain_cuts_late_attempts_short_and_their_orders_are_found_again(
+    world: World,
+) -> None:
+    process = Process(world)
+    world.gateway.next(Trouble.HANG_ANSWER)
+    order = await pending(world)
+    caller = asyncio.create_task(process.settlement.settle(order, budget_s=LONG_S))
+    await until(lambda: world.gateway.methods == ["charge"])
+    caller.cancel()
+    await asyncio.wait({caller})
+
+    await process.settlement.drain(timeout_s=0.01)
+
+    assert tasks_left() == set()
+    assert await world.store.get(order.id) == order
+    assert world.gateway.state_of(order) is PaymentState.CHARGED
+    await world.recover()
+    assert (await world.store.get(order.id)).state is PAID
+    assert len(world.gateway.ledger.entries()) == 1
