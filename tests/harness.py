@@ -128,6 +128,5 @@ def failure_of(error: grpc.aio.AioRpcError) -> Failure:
 async def until(condition: Callable[[], object], *, timeout_s: float = 5.0) -> None:
     """Returns when the condition holds; fails when it does not within the timeout."""
     async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110  see below
-            # What is waited for happens in gRPC's own threads, which set no event of ours.
+        while not condition():
             await asyncio.sleep(0.001)

@@ -39,7 +39,7 @@ def run_protoc(proto_dir: Path, scratch: Path, files: Sequence[str], *outputs: s
     """Runs protoc on `files` under `proto_dir`; raises SystemExit with its status."""
     descriptors = scratch / "validate.binpb"
     descriptors.write_bytes(_validate_descriptor_set())
-    status = protoc.main(
+    status = protoc.main(  # type: ignore[no-untyped-call]  # it carries no types
         [
             "protoc",
             f"--proto_path={proto_dir}",

@@ -74,13 +74,14 @@ async def _serve(settings: Settings) -> None:
 
 
 def _hints(address: str) -> str:
+    default = Settings.model_fields["address"].default
+    target = "" if address == default else f" --target {address}"
     return f"""
 Orderflow serves on {address}. Try, in another terminal:
 
-  orderflow --target {address} health
-  orderflow --target {address} order create --customer alice --item BOOK-1:2:12.50 \\
-      --payment-token tok_visa
-  orderflow --target {address} order list
+  orderflow health{target}
+  orderflow order create --customer alice --item BOOK-1:2:12.50 --payment-token tok_visa{target}
+  orderflow order list{target}
   grpcurl -plaintext {address} describe orderflow.v1.OrderService
 
 Ctrl-C stops it.

@@ -73,6 +73,10 @@ class FakeGateway:
         """What becomes of the next calls, one each; past the last one all goes well."""
         self._script.extend(troubles)
 
+    def heal(self) -> None:
+        """Forgets the rest of the script: from now on all goes well."""
+        self._script.clear()
+
     def release(self) -> None:
         """Lets go of every call that hangs, those to come included."""
         self._released.set()

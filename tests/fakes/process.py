@@ -37,6 +37,7 @@ class World:
     async def recover(self) -> None:
         """What the worker of a new process does when every lease has ended and nothing fails."""
         self.clock.advance(timedelta(hours=1))
+        self.gateway.heal()
         settlement = Process(self).settlement
         while leased := await self.store.lease_due(
             now=self.clock(), lease_until=self.clock() + LEASE, limit=100

@@ -157,7 +157,7 @@ async def test_cancelling_writes_all_of_a_started_batch_and_none_of_a_waiting_on
         return asyncio.create_task(store.place(new_order(number), lease_until=LEASE))
 
     async def queue_depth_is(depth: int) -> None:
-        while store.queue_depth != depth:  # noqa: ASYNC110 - the store has no event for it
+        while store.queue_depth != depth:
             await asyncio.sleep(0)
 
     connection.execute("BEGIN IMMEDIATE")  # holds up the batch of 1

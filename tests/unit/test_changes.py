@@ -6,8 +6,8 @@ import asyncio
 from contextlib import ExitStack
 
 import pytest
-from fakes.orders import order_id
 
+from fakes.orders import order_id
 from orderflow_server.events.changes import ChangeHub
 from orderflow_server.orders.errors import FeedClosed
 from orderflow_server.orders.ports import ChangeSignal

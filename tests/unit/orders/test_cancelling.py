@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
+
 from fakes.gateway import Trouble
 from fakes.orders import order_id
 from fakes.process import LEASE, LONG_S, Fail, Hold, Process, World, tasks_left, until
-
 from orderflow_server.orders.errors import (
     IllegalTransition,
     OrderNotFound,

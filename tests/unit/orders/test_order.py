@@ -9,11 +9,11 @@ from fractions import Fraction
 from uuid import UUID
 
 import pytest
-from fakes.orders import ITEMS, NOW, new_order, order_id, request_id
-from fakes.process import draft
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from fakes.orders import ITEMS, NOW, new_order, order_id, request_id
+from fakes.process import draft
 from orderflow_server.orders.errors import IllegalTransition, InvalidOrder
 from orderflow_server.orders.money import MAX_UNITS, NANOS_PER_UNIT, Money
 from orderflow_server.orders.order import (
@@ -158,13 +158,13 @@ def test_any_sequence_of_changes_keeps_to_the_table(
 
 def test_the_table_is_the_contract_s() -> None:
     pending, paid, declined, refunding, cancelled = OrderState
-    assert TRANSITIONS == {
+    assert {
         pending: {paid, declined, cancelled},
         paid: {refunding},
         declined: set(),
         refunding: {cancelled},
         cancelled: set(),
-    }
+    } == TRANSITIONS
     assert {state for state in OrderState if state.is_final} == {declined, cancelled}
     assert {state for state in OrderState if state.awaits_gateway} == {pending, refunding}
 

@@ -6,12 +6,12 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 import pytest
+
 from fakes.clock import FakeClock
 from fakes.gateway import Trouble
 from fakes.orders import ITEMS, NOW, order_id
 from fakes.process import LEASE, LONG_S, Fail, Hold, Process, World, draft
 from fakes.store import FakeOrderStore
-
 from orderflow_server.orders.errors import (
     DeadlineExpired,
     InvalidOrder,

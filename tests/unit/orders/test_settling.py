@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from fakes.orders import NOW, new_order
 
+from fakes.orders import NOW, new_order
 from orderflow_server.orders.errors import IllegalTransition
 from orderflow_server.orders.order import Order, OrderState
 from orderflow_server.orders.ports import Payment, PaymentState

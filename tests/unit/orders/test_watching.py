@@ -7,11 +7,11 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+
 from fakes.orders import LEASE, NOW, new_order
 from fakes.process import until
 from fakes.steps import Point, SteppedStore
 from fakes.store import FakeOrderStore
-
 from orderflow_server.events.changes import ChangeHub
 from orderflow_server.orders.errors import FeedClosed, OrderNotFound
 from orderflow_server.orders.order import Order

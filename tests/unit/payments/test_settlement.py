@@ -1,4 +1,4 @@
-"""Settlement: one attempt at a time, nothing lost when its callers leave, and money and order agree."""
+"""Settlement: nothing is lost when its callers leave, and money and order agree."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+
 from fakes.gateway import Trouble
 from fakes.orders import new_order
 from fakes.process import LEASE, LONG_S, Fail, Hold, Process, World, tasks_left, until
 from fakes.steps import Point
-
 from orderflow_client.resilience import deadline
 from orderflow_client.resilience.deadline import Deadline
 from orderflow_server.orders.errors import PaymentUnresolved, StoreUnavailable

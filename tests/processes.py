@@ -1,0 +1,79 @@
+"""Real processes of the project's own commands, for the tests in which a process matters."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from orderflow_client import OrderClient, OrderflowError
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass(frozen=True)
+class ServerProcess:
+    """`orderflow-server serve` as a process of its own."""
+
+    process: asyncio.subprocess.Process
+    address: str
+    directory: Path
+
+    @property
+    def stdout(self) -> str:
+        return (self.directory / "stdout").read_text()
+
+    @property
+    def stderr(self) -> str:
+        return (self.directory / "stderr").read_text()
+
+
+@asynccontextmanager
+async def server_process(
+    directory: Path,
+    *,
+    arguments: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> AsyncIterator[ServerProcess]:
+    """Serving when this yields; killed at the end when it still runs."""
+    address = f"127.0.0.1:{free_port()}"
+    with (directory / "stdout").open("ab") as stdout, (directory / "stderr").open("ab") as stderr:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "orderflow_server", "serve", "--address", address),
+            *("--database", str(directory / "orders.db"), "--log-format", "json"),
+            *arguments,
+            env={**os.environ, **(environment or {})},
+            stdout=stdout,
+            stderr=stderr,
+        )
+    try:
+        async with OrderClient(address) as client:
+            await until_serving(client)
+        yield ServerProcess(process, address, directory)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def until_serving(client: OrderClient, *, timeout_s: float = 20.0) -> None:
+    async with asyncio.timeout(timeout_s):
+        while True:
+            try:
+                if await client.health() == "SERVING":
+                    return
+            except OrderflowError:
+                # Nothing listens there yet.
+                pass
+            await asyncio.sleep(0.02)
