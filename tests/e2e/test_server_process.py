@@ -11,12 +11,12 @@ from pathlib import Path
 
 import grpc
 import pytest
-from processes import free_port, server_process
 
 from harness import create_request, failure_of
 from orderflow.v1 import order_service_pb2 as pb
 from orderflow.v1 import order_service_pb2_grpc
 from orderflow_client import OrderClient, item, money
+from processes import free_port, server_process
 
 ITEMS = [item("BOOK-1", 2, money("12.50", "EUR"))]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+
 from processes import ServerProcess, server_process
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]

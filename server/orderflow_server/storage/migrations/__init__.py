@@ -36,9 +36,9 @@ def upgrade_sqlite(connection: sqlite3.Connection) -> None:
         with engine.begin() as borrowed:
             # The driver would begin with the first write only, and never with a CREATE TABLE.
             connection.execute("BEGIN IMMEDIATE")
-            if _revision(connection) != HEAD:  # nobody else did it while we waited for the lock
-                config.attributes["connection"] = borrowed
-                command.upgrade(config, HEAD)
+            # Alembic looks again, under the lock: another process may have been faster.
+            config.attributes["connection"] = borrowed
+            command.upgrade(config, HEAD)
     except sqlalchemy.exc.DBAPIError as error:
         raise (error.orig or error) from None  # what it wraps is what callers know
 
