@@ -35,6 +35,7 @@ from rich.table import Table
 from orderflow_server.orders.money import Money
 from orderflow_server.orders.order import Order, OrderDraft, OrderItem
 from orderflow_server.storage.sqlite import writes
+from orderflow_server.storage.sqlite.bulk import Bulk
 from orderflow_server.storage.sqlite.rows import event_row, item_rows, order_row
 from orderflow_server.storage.store import open_sqlite_store
 
@@ -87,14 +88,19 @@ async def engine_round(path: Path) -> float:
         )
 
 
+def insert(table: str, bulk: Bulk) -> str:
+    """The plain statement for one row."""
+    values = ", ".join("?" * len(bulk.columns))
+    return f"INSERT INTO {table} ({', '.join(bulk.columns)}) VALUES ({values})"
+
+
 async def peer_round(path: Path) -> float:
     async with open_sqlite_store(path):
         pass  # makes the schema
     lock = asyncio.Lock()
-    insert_order, insert_item, insert_event = (
-        f"{bulk.before} ({', '.join('?' * bulk.columns)})"
-        for bulk in (writes.INSERT_ORDERS, writes.INSERT_ITEMS, writes.INSERT_EVENTS)
-    )
+    insert_order = insert("orders", writes.INSERT_ORDERS)
+    insert_item = insert("order_items", writes.INSERT_ITEMS)
+    insert_event = insert("events", writes.INSERT_EVENTS)
     async with aiosqlite.connect(path, isolation_level=None) as connection:
         await connection.execute("PRAGMA synchronous = FULL")
         await connection.execute("PRAGMA foreign_keys = ON")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import signal
 import sqlite3
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -42,9 +43,10 @@ async def store(path: Path) -> AsyncIterator[EngineOrderStore]:
 
 
 @pytest.fixture
-def connection(store: EngineOrderStore, path: Path) -> sqlite3.Connection:
+def connection(store: EngineOrderStore, path: Path) -> Iterator[sqlite3.Connection]:
     """A connection beside the store's own, like another process."""
-    return sqlite3.connect(path, isolation_level=None)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as opened:
+        yield opened
 
 
 def bad(**values: Any) -> Order:
@@ -353,7 +355,7 @@ async def test_a_batch_takes_a_handful_of_statements_however_large(
 ) -> None:
     """Each step of a statement waits for the interpreter lock, up to 5 ms when the loop is busy."""
     counted = CountedConnection(connection)
-    orders = [new_order(number) for number in range(256)]
+    orders = [new_order(number) for number in range(255)]  # of no round size
     placing: list[Command[Any]] = [Place(order, NOW) for order in orders]
     write_batch(connection, placing)
     assert len(counted.statements) <= 8

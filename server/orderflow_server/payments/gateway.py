@@ -20,7 +20,8 @@ Both errors leave the order as it is, to be asked about again under the same key
 What sets them apart is who can help. PaymentUnresolved passes with time; wrong credentials are
 among them because they are rotated while orders are placed, and no caller can do anything about
 it. PaymentRefused is a defect of either side, or two sets of books that disagree: the same call
-fails until a person mends it, so it is not an OrderError and surfaces as the bug it is.
+fails until a person mends it. So it is not an OrderError: a settlement waits for that person, and
+a caller who is cancelling gets an internal error.
 """
 
 from __future__ import annotations

@@ -26,15 +26,19 @@ from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$orderflow/resilience/v1/policy.proto\x12\x17orderflow.resilience.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"i\n\x06Policy\x12*\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x05retry\x18\x02 \x01(\x0b\x32$.orderflow.resilience.v1.RetryPolicy\"\xd7\x01\n\x0bRetryPolicy\x12\x14\n\x0cmax_attempts\x18\x01 \x01(\r\x12\x32\n\x0finitial_backoff\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bmax_backoff\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1a\n\x12\x62\x61\x63koff_multiplier\x18\x04 \x01(\x02\x12\x32\n\x0f\x61ttempt_timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration:Q\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\xf4\x93\x03 \x01(\x0b\x32\x1f.orderflow.resilience.v1.Policyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$orderflow/resilience/v1/policy.proto\x12\x17orderflow.resilience.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"\xdd\x01\n\x06Policy\x12*\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\x05retry\x18\x02 \x01(\x0b\x32$.orderflow.resilience.v1.RetryPolicy\x12\x37\n\x07hedging\x18\x03 \x01(\x0b\x32&.orderflow.resilience.v1.HedgingPolicy\x12\x39\n\x0b\x63riticality\x18\x04 \x01(\x0e\x32$.orderflow.resilience.v1.Criticality\"\xd7\x01\n\x0bRetryPolicy\x12\x14\n\x0cmax_attempts\x18\x01 \x01(\r\x12\x32\n\x0finitial_backoff\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0bmax_backoff\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1a\n\x12\x62\x61\x63koff_multiplier\x18\x04 \x01(\x02\x12\x32\n\x0f\x61ttempt_timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"O\n\rHedgingPolicy\x12\x14\n\x0cmax_attempts\x18\x01 \x01(\r\x12(\n\x05\x64\x65lay\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration*x\n\x0b\x43riticality\x12\x1b\n\x17\x43RITICALITY_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43RITICALITY_SHEDDABLE\x10\x01\x12\x17\n\x13\x43RITICALITY_DEFAULT\x10\x02\x12\x18\n\x14\x43RITICALITY_CRITICAL\x10\x03:Q\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\xf4\x93\x03 \x01(\x0b\x32\x1f.orderflow.resilience.v1.Policyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'orderflow.resilience.v1.policy_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_POLICY']._serialized_start=131
-  _globals['_POLICY']._serialized_end=236
-  _globals['_RETRYPOLICY']._serialized_start=239
-  _globals['_RETRYPOLICY']._serialized_end=454
+  _globals['_CRITICALITY']._serialized_start=654
+  _globals['_CRITICALITY']._serialized_end=774
+  _globals['_POLICY']._serialized_start=132
+  _globals['_POLICY']._serialized_end=353
+  _globals['_RETRYPOLICY']._serialized_start=356
+  _globals['_RETRYPOLICY']._serialized_end=571
+  _globals['_HEDGINGPOLICY']._serialized_start=573
+  _globals['_HEDGINGPOLICY']._serialized_end=652
 # @@protoc_insertion_point(module_scope)

@@ -9,6 +9,7 @@ from google.protobuf import descriptor as descriptor
 from google.protobuf import descriptor_pb2 as descriptor_pb2
 from google.protobuf import duration_pb2 as duration_pb2
 from google.protobuf import message as message
+from google.protobuf.internal import enum_type_wrapper as enum_type_wrapper
 from google.protobuf.internal import extension_dict as extension_dict
 import builtins as builtins
 import sys
@@ -21,6 +22,35 @@ else:
 
 DESCRIPTOR: descriptor.FileDescriptor
 
+class _Criticality:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CriticalityEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_Criticality.ValueType], builtins.type):
+    DESCRIPTOR: descriptor.EnumDescriptor
+    CRITICALITY_UNSPECIFIED: _Criticality.ValueType  # 0
+    """Not said."""
+    CRITICALITY_SHEDDABLE: _Criticality.ValueType  # 1
+    """Can be done later, or not at all: nobody waits."""
+    CRITICALITY_DEFAULT: _Criticality.ValueType  # 2
+    """Somebody waits, and can ask again."""
+    CRITICALITY_CRITICAL: _Criticality.ValueType  # 3
+    """Money or promises are under way."""
+
+class Criticality(_Criticality, metaclass=_CriticalityEnumTypeWrapper):
+    """How much a call matters when not all can be served. What is less critical is refused
+    first.
+    """
+
+CRITICALITY_UNSPECIFIED: Criticality.ValueType  # 0
+"""Not said."""
+CRITICALITY_SHEDDABLE: Criticality.ValueType  # 1
+"""Can be done later, or not at all: nobody waits."""
+CRITICALITY_DEFAULT: Criticality.ValueType  # 2
+"""Somebody waits, and can ask again."""
+CRITICALITY_CRITICAL: Criticality.ValueType  # 3
+"""Money or promises are under way."""
+
 @typing.final
 class Policy(message.Message):
     """How one method behaves when things go wrong."""
@@ -29,6 +59,12 @@ class Policy(message.Message):
 
     TIMEOUT_FIELD_NUMBER: builtins.int
     RETRY_FIELD_NUMBER: builtins.int
+    HEDGING_FIELD_NUMBER: builtins.int
+    CRITICALITY_FIELD_NUMBER: builtins.int
+    criticality: Criticality.ValueType
+    """Which calls are refused first when there are too many.
+    CRITICALITY_UNSPECIFIED: CRITICALITY_DEFAULT.
+    """
     @builtins.property
     def timeout(self) -> duration_pb2.Duration:
         """The client's default timeout for a whole call, all attempts and the sleeps
@@ -40,15 +76,23 @@ class Policy(message.Message):
     def retry(self) -> RetryPolicy:
         """How failed attempts are retried. Empty: they are not."""
 
+    @builtins.property
+    def hedging(self) -> HedgingPolicy:
+        """How a slow attempt is raced by another. Empty: it is not. Only for methods with
+        NO_SIDE_EFFECTS and one response.
+        """
+
     def __init__(
         self,
         *,
         timeout: duration_pb2.Duration | None = ...,
         retry: RetryPolicy | None = ...,
+        hedging: HedgingPolicy | None = ...,
+        criticality: Criticality.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["retry", b"retry", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["hedging", b"hedging", "retry", b"retry", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["retry", b"retry", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["criticality", b"criticality", "hedging", b"hedging", "retry", b"retry", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -98,6 +142,38 @@ class RetryPolicy(message.Message):
     _HasFieldArgType: _TypeAlias = typing.Literal["attempt_timeout", b"attempt_timeout", "initial_backoff", b"initial_backoff", "max_backoff", b"max_backoff"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
     _ClearFieldArgType: _TypeAlias = typing.Literal["attempt_timeout", b"attempt_timeout", "backoff_multiplier", b"backoff_multiplier", "initial_backoff", b"initial_backoff", "max_attempts", b"max_attempts", "max_backoff", b"max_backoff"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class HedgingPolicy(message.Message):
+    """Racing a slow attempt with another one. The first success wins and the other attempts
+    are cancelled; a failure that is worth retrying starts the next attempt at once. Hedges
+    spend from the same budget as retries.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    MAX_ATTEMPTS_FIELD_NUMBER: builtins.int
+    DELAY_FIELD_NUMBER: builtins.int
+    max_attempts: builtins.int
+    """Attempts in all, the first included. Must be at least 2."""
+    @builtins.property
+    def delay(self) -> duration_pb2.Duration:
+        """How long an attempt is waited for before the next one is started. Empty: the 95th
+        percentile of the method's recent latencies, once enough of them are known; until then
+        nothing is hedged.
+        """
+
+    def __init__(
+        self,
+        *,
+        max_attempts: builtins.int = ...,
+        delay: duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = typing.Literal["delay", b"delay"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["delay", b"delay", "max_attempts", b"max_attempts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -14,9 +14,7 @@ from orderflow_server.payments.simulator.wire import (
 )
 
 _CONTRACT = contracts(payment_simulator_pb2.DESCRIPTOR.services_by_name["PaymentSimulatorService"])
-_TIMEOUT_S = 10.0
-_LEDGER_TIMEOUT_S = 60.0
-"""A ledger is read in one go; this is time for a million entries."""
+_CONTRACT = contracts(payment_simulator_pb2.DESCRIPTOR.services_by_name["PaymentSimulatorService"])
 
 
 async def fetch_ledger(target: str) -> list[LedgerEntry]:
@@ -27,9 +25,7 @@ async def fetch_ledger(target: str) -> list[LedgerEntry]:
     """
     async with open_channel(target, contract=_CONTRACT) as channel:
         stub = payment_simulator_pb2_grpc.PaymentSimulatorServiceStub(channel)
-        responses = stub.ListLedgerEntries(
-            payment_simulator_pb2.ListLedgerEntriesRequest(), timeout=_LEDGER_TIMEOUT_S
-        )
+        responses = stub.ListLedgerEntries(payment_simulator_pb2.ListLedgerEntriesRequest())
         return [entry_from_proto(response.entry) async for response in responses]
 
 
@@ -42,7 +38,7 @@ async def fetch_faults(target: str) -> Faults:
     async with open_channel(target, contract=_CONTRACT) as channel:
         stub = payment_simulator_pb2_grpc.PaymentSimulatorServiceStub(channel)
         request = payment_simulator_pb2.GetFaultsRequest()
-        response = await stub.GetFaults(request, timeout=_TIMEOUT_S)
+        response = await stub.GetFaults(request)
         return faults_from_proto(response.faults)
 
 
@@ -55,5 +51,5 @@ async def set_faults(target: str, faults: Faults) -> Faults:
     async with open_channel(target, contract=_CONTRACT) as channel:
         stub = payment_simulator_pb2_grpc.PaymentSimulatorServiceStub(channel)
         request = payment_simulator_pb2.SetFaultsRequest(faults=faults_to_proto(faults))
-        response = await stub.SetFaults(request, timeout=_TIMEOUT_S)
+        response = await stub.SetFaults(request)
         return faults_from_proto(response.faults)

@@ -27,32 +27,30 @@ from orderflow_server.storage.sqlite.rows import (
 
 C = TypeVar("C", bound=Command[Any])
 
-INSERT_ORDERS = Bulk(
-    """
-    INSERT INTO orders (
-        id, request_id, customer_id, currency_code, total_units, total_nanos, payment_token,
-        content_hash, state, version, decline_reason, create_time, update_time, lease_until
-    ) VALUES
-    """,
-    columns=14,
+INSERT_ORDERS = Bulk.insert(
+    "orders",
+    "id",
+    "request_id",
+    "customer_id",
+    "currency_code",
+    "total_units",
+    "total_nanos",
+    "payment_token",
+    "content_hash",
+    "state",
+    "version",
+    "decline_reason",
+    "create_time",
+    "update_time",
+    "lease_until",
 )
-INSERT_ITEMS = Bulk(
-    """
-    INSERT INTO order_items (
-        order_id, position, sku, quantity, price_units, price_nanos
-    ) VALUES
-    """,
-    columns=6,
+INSERT_ITEMS = Bulk.insert(
+    "order_items", "order_id", "position", "sku", "quantity", "price_units", "price_nanos"
 )
-INSERT_EVENTS = Bulk(
-    "INSERT INTO events (order_id, version, state, decline_reason, time) VALUES",
-    columns=5,
-)
+INSERT_EVENTS = Bulk.insert("events", "order_id", "version", "state", "decline_reason", "time")
 UPDATE_ORDERS = Bulk(
-    "WITH new (id, state, version, decline_reason, update_time, lease_until) AS (VALUES",
-    columns=6,
-    after="""
-    )
+    ("id", "state", "version", "decline_reason", "update_time", "lease_until"),
+    """
     UPDATE orders SET
         state = new.state, version = new.version, decline_reason = new.decline_reason,
         update_time = new.update_time, lease_until = new.lease_until, lease_attempts = 0
@@ -60,10 +58,8 @@ UPDATE_ORDERS = Bulk(
     """,
 )
 UPDATE_LEASES = Bulk(
-    "WITH new (id, lease_until) AS (VALUES",
-    columns=2,
-    after="""
-    )
+    ("id", "lease_until"),
+    """
     UPDATE orders SET lease_until = new.lease_until
     FROM new WHERE orders.id = new.id AND orders.lease_until IS NOT NULL
     """,
