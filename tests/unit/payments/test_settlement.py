@@ -330,7 +330,7 @@ async def test_an_attempt_that_fails_with_no_caller_left_fails_in_silence(world:
     await asyncio.wait({caller})
 
     world.gateway.release()
-    await until(lambda: not tasks_left())
+    await until(lambda: not process.settlement._running)
     del caller  # It holds the attempt, which complains only when it is forgotten.
     gc.collect()
 
