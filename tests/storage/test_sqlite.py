@@ -178,6 +178,21 @@ async def test_cancelling_writes_all_of_a_started_batch_and_none_of_a_waiting_on
         await store.get(new_order(2).id)
 
 
+async def test_a_busy_event_loop_rests_now_and_then_while_a_thread_is_at_work(
+    store: EngineOrderStore, connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rests = asyncio.Semaphore(0)
+    monkeypatch.setattr("time.sleep", lambda _: rests.release())
+    connection.execute("BEGIN IMMEDIATE")
+    task = asyncio.create_task(store.place(new_order(1), lease_until=LEASE))
+    for _ in range(3):
+        await rests.acquire()
+    connection.execute("ROLLBACK")
+    await task
+    give_way = store._dialect._give_way  # type: ignore[attr-defined]  # the only trace of it
+    assert give_way._timer is None, "it rests no more"
+
+
 # Ends
 
 
@@ -353,7 +368,7 @@ async def test_a_customer_is_looked_up_before_a_state(
 async def test_a_batch_takes_a_handful_of_statements_however_large(
     store: EngineOrderStore, connection: sqlite3.Connection
 ) -> None:
-    """Each step of a statement waits for the interpreter lock, up to 5 ms when the loop is busy."""
+    """Each step of a statement waits for the interpreter lock, long when the loop is busy."""
     counted = CountedConnection(connection)
     orders = [new_order(number) for number in range(255)]  # of no round size
     placing: list[Command[Any]] = [Place(order, NOW) for order in orders]
@@ -365,6 +380,15 @@ async def test_a_batch_takes_a_handful_of_statements_however_large(
     mixed += [LeaseDue(NOW, LEASE, 100)]
     write_batch(connection, mixed)
     assert len(counted.statements) <= 8
+
+
+async def test_a_batch_may_have_more_rows_than_a_statement(
+    store: EngineOrderStore, connection: sqlite3.Connection
+) -> None:
+    items = tuple(OrderItem(f"sku-{n}", 1, Money("EUR", n)) for n in range(100))
+    orders = [new_order(number, items=items) for number in range(50)]
+    write_batch(connection, [Place(order, LEASE) for order in orders])
+    assert await store.list(OrderQuery(limit=100)) == orders[::-1]
 
 
 async def test_a_write_costs_the_same_however_many_orders_there_are(

@@ -12,7 +12,7 @@
     ├── PaymentUnresolved     the gateway gave no answer; whether money moved is unknown
     └── FeedClosed            the server is going away; no more changes are told here
 
-Which status each becomes on the wire is one table, in `orderflow_server.rpc.errors`.
+Which status each becomes on the wire is one table, in `orderflow_server.rpc.status`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -17,6 +17,7 @@ from orderflow_server.rpc import page_token
 from orderflow_server.rpc.status import InvalidRequest, Violation
 
 DEFAULT_PAGE_SIZE = 50
+_LAST_TIME = datetime.max.replace(tzinfo=UTC)
 
 _STATE_TO_MESSAGE: Mapping[OrderState, order_pb2.OrderState.ValueType] = {
     state: order_pb2.OrderState.Value(f"ORDER_STATE_{state.value}") for state in OrderState
@@ -89,12 +90,16 @@ def _timestamp(time: datetime) -> Timestamp:
 
 
 def _time_from(request: pb.ListOrdersRequest, field: str) -> datetime | None:
+    """A bound between two microseconds becomes the later one, which bounds the same orders."""
     if not request.HasField(field):  # type: ignore[arg-type]  # the stub wants a literal
         return None
     timestamp: Timestamp = getattr(request, field)
     try:
-        return timestamp.ToDatetime(tzinfo=UTC)
+        time = timestamp.ToDatetime(tzinfo=UTC)
     except (ValueError, OverflowError) as error:
         raise InvalidRequest(
             [Violation(field, "must be between the years 1 and 9999, nanos 0 to 999999999")]
         ) from error
+    if timestamp.nanos % 1000 and time < _LAST_TIME:
+        time += timedelta(microseconds=1)
+    return time

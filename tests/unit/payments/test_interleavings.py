@@ -12,6 +12,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -60,7 +61,7 @@ async def assert_all_is_well(world: World, acknowledged: list[Order]) -> None:
         )
         changes = await world.store.changes(order.id, after_version=0)
         assert [change.version for change in changes] == list(range(1, order.version + 1))
-        for before, after in zip(changes, changes[1:], strict=False):
+        for before, after in pairwise(changes):
             assert after.state in TRANSITIONS[before.state]
         assert order.at(changes[-1]) == order
     for told in acknowledged:
@@ -346,6 +347,6 @@ async def bustle(plan: Plan) -> None:
 
 
 @given(plans)
-@settings(max_examples=400)
+@settings(max_examples=1000)
 def test_whoever_comes_first_it_ends_well(plan: Plan) -> None:
     asyncio.run(bustle(plan))

@@ -23,6 +23,7 @@ from orderflow_server.orders.order import Order, OrderChange, OrderQuery
 from orderflow_server.storage.commands import Command
 from orderflow_server.storage.dialect import PoisonedBatch, Written
 from orderflow_server.storage.migrations import upgrade_sqlite
+from orderflow_server.storage.sqlite.giveway import GiveWay
 from orderflow_server.storage.sqlite.reads import get_order, list_changes, list_orders
 from orderflow_server.storage.sqlite.writes import write_batch
 
@@ -81,6 +82,7 @@ class SqliteDialect:
         self._reading = ThreadPoolExecutor(options.readers, thread_name_prefix="store-reader")
         self._writer: sqlite3.Connection | None = None
         self._idle_readers: list[sqlite3.Connection] = []
+        self._give_way = GiveWay()
         self._closed = False
 
     async def open(self) -> None:
@@ -114,7 +116,8 @@ class SqliteDialect:
     ) -> T:
         if self._closed:
             raise StoreUnavailable("the store is closed")
-        return await asyncio.get_running_loop().run_in_executor(threads, function, *args)
+        with self._give_way.to_a_thread():
+            return await asyncio.get_running_loop().run_in_executor(threads, function, *args)
 
     def _open(self) -> None:
         try:
