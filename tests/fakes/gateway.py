@@ -50,7 +50,6 @@ class Call:
 
     method: str
     order_id: UUID
-    version: int
     deadline: Deadline | None
 
 
@@ -113,7 +112,7 @@ class FakeGateway:
         )
 
     async def _answer(self, method: str, order: Order, do: Callable[[], LedgerPayment]) -> Payment:
-        self.calls.append(Call(method, order.id, order.version, deadline.current()))
+        self.calls.append(Call(method, order.id, deadline.current()))
         trouble = self._script.popleft() if self._script else Trouble.NONE
         if trouble is Trouble.UNREACHABLE:
             raise PaymentUnresolved(order.id) from ConnectionError("connection refused")

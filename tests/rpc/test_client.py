@@ -210,7 +210,8 @@ class TestWaitUntilSettled:
         served.orders.will("WatchOrder", [*watched(PENDING), HANG])
         with pytest.raises(DeadlineExceeded):
             await client.wait_until_settled("one", timeout_s=0.2)
-        assert served.orders.received[0].time_remaining_s <= 0.2
+        # gRPC rounds the time it sends up, by a percent at most.
+        assert served.orders.received[0].time_remaining_s <= 0.203
 
     async def test_does_not_begin_a_reconnect_it_cannot_finish(
         self, served: Served, client: OrderClient

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from orderflow_server.orders.errors import IllegalTransition
 from orderflow_server.orders.order import Order, OrderState
 from orderflow_server.orders.ports import Payment, PaymentState
 
@@ -18,12 +19,12 @@ def after_payment(order: Order, payment: Payment, now: datetime) -> Order:
         IllegalTransition: The answer is impossible in the order's state, such as a declined
             payment under an order whose refund is under way.
     """
-    if order.state is OrderState.REFUNDING and payment.state is PaymentState.REFUNDED:
-        return order.cancelled(now)
     match payment.state:
         case PaymentState.CHARGED:
             return order.paid(now)
         case PaymentState.DECLINED:
             return order.declined(payment.decline_reason, now)
+        case PaymentState.VOIDED if order.state is OrderState.REFUNDING:
+            raise IllegalTransition(order.id, order.state, OrderState.CANCELLED)
         case PaymentState.VOIDED | PaymentState.REFUNDED:
             return order.cancelled(now)

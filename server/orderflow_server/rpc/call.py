@@ -57,6 +57,10 @@ _REQUEST_ID_MAX = 128
 
 def _request_id(context: grpc.aio.ServicerContext[Any, Any]) -> str:
     for key, value in context.invocation_metadata() or ():
-        if key == REQUEST_ID_HEADER and isinstance(value, str) and len(value) <= _REQUEST_ID_MAX:
+        if (
+            key == REQUEST_ID_HEADER
+            and isinstance(value, str)
+            and 0 < len(value) <= _REQUEST_ID_MAX
+        ):
             return value
     return str(uuid4())

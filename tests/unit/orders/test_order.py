@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from fakes.orders import ITEMS, NOW, new_order, order_id, request_id
+from fakes.orders import ITEMS, NOW, new_order, order_id
 from fakes.process import draft
 from orderflow_server.orders.errors import IllegalTransition, InvalidOrder
 from orderflow_server.orders.money import MAX_UNITS, NANOS_PER_UNIT, Money
@@ -292,4 +292,3 @@ def test_a_payment_key_belongs_to_one_order_at_every_version() -> None:
     assert order.paid(NOW).refunding(NOW).payment_key == order.payment_key
     assert new_order(2, request=1).payment_key != order.payment_key
     assert str(order.id) in order.payment_key
-    assert request_id(1) == order.request_id
