@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
 from uuid import UUID
 
-from orderflow_server.orders.errors import StoreUnavailable
+from orderflow_client.resilience import deadline
+from orderflow_client.resilience.deadline import Deadline
+from orderflow_server.orders.errors import DeadlineExpired, StoreUnavailable
 from orderflow_server.orders.order import Order, OrderChange, OrderQuery
 from orderflow_server.storage.commands import Command
 from orderflow_server.storage.dialect import PoisonedBatch, Written
@@ -40,6 +42,10 @@ PRAGMAS = (
     "PRAGMA wal_autocheckpoint = 4096",
 )
 """How each connection is set up."""
+
+_STEPS_BETWEEN_LOOKS = 100_000
+"""How often SQLite asks whether a read's deadline has passed, in steps of its virtual machine:
+some milliseconds apart. An ordinary read is over before it asks at all."""
 
 _DATA_ERRORS = (
     sqlite3.IntegrityError,
@@ -92,24 +98,28 @@ class SqliteDialect:
         return await self._in_thread(self._writing, self._write, batch)
 
     async def get(self, order_id: UUID) -> Order | None:
-        return await self._in_thread(self._reading, self._read, get_order, order_id)
+        return await self._in_reader(get_order, order_id)
 
     async def list(self, query: OrderQuery) -> Sequence[Order]:
-        return await self._in_thread(self._reading, self._read, list_orders, query)
+        return await self._in_reader(list_orders, query)
 
     async def changes(self, order_id: UUID, after_version: int) -> Sequence[OrderChange]:
-        return await self._in_thread(
-            self._reading, self._read, list_changes, order_id, after_version
-        )
+        return await self._in_reader(list_changes, order_id, after_version)
 
     async def ping(self) -> None:
-        await self._in_thread(self._reading, self._read, _ping)
+        await self._in_reader(_ping)
 
     async def close(self) -> None:
         if not self._closed:
             self._closed = True
             await asyncio.get_running_loop().run_in_executor(self._writing, self._close)
             self._writing.shutdown()
+
+    async def _in_reader(
+        self, function: Callable[[sqlite3.Connection, *Args], T], *args: *Args
+    ) -> T:
+        # The deadline is read here: a context variable does not reach into the thread.
+        return await self._in_thread(self._reading, self._read, deadline.current(), function, *args)
 
     async def _in_thread(
         self, threads: ThreadPoolExecutor, function: Callable[[*Args], T], *args: *Args
@@ -138,12 +148,26 @@ class SqliteDialect:
             self._disconnect_writer()
             raise StoreUnavailable("the database could not write") from error
 
-    def _read(self, function: Callable[[sqlite3.Connection, *Args], T], *args: *Args) -> T:
+    def _read(
+        self,
+        until: Deadline | None,
+        function: Callable[[sqlite3.Connection, *Args], T],
+        *args: *Args,
+    ) -> T:
+        if until is not None and until.expired:
+            raise DeadlineExpired("the deadline passed before the read began")
         try:
             # There is one idle connection or a missing one for each thread: list.pop is atomic.
             connection = self._idle_readers.pop() if self._idle_readers else self._connect()
+            if until is not None:
+                connection.set_progress_handler(lambda: until.expired, _STEPS_BETWEEN_LOOKS)
             result = function(connection, *args)
+            if until is not None:
+                connection.set_progress_handler(None, 0)
         except sqlite3.Error as error:
+            # The connection's state is in doubt; the next read makes another.
+            if until is not None and until.expired:
+                raise DeadlineExpired("the deadline passed during a read") from error
             raise StoreUnavailable("the database could not be read") from error
         self._idle_readers.append(connection)
         return result
