@@ -13,22 +13,36 @@ import structlog
 import uuid_utils
 
 from orderflow_client.channel import open_channel
+from orderflow_client.resilience.breaker import Breaker
+from orderflow_client.resilience.limiter import Limiter
+from orderflow_client.resilience.limits import AdaptiveLimit, AdaptiveLimitOptions, FixedLimit
 from orderflow_server.events.changes import ChangeHub
 from orderflow_server.orders.cancelling import CancelOrder
 from orderflow_server.orders.placing import PlaceOrder
 from orderflow_server.orders.ports import OrderStore, PaymentGateway
 from orderflow_server.payments.gateway import CONTRACT as GATEWAY_CONTRACT
 from orderflow_server.payments.gateway import GrpcPaymentGateway
-from orderflow_server.payments.log import log_retry, log_settlement
+from orderflow_server.payments.log import log_settlement
 from orderflow_server.payments.settlement import Settlement
 from orderflow_server.payments.simulator.server import PaymentSimulator
 from orderflow_server.payments.worker import PaymentWorker, WorkerOptions
-from orderflow_server.rpc.server import ORDER_DESCRIPTOR, RpcServer, make_server
+from orderflow_server.rpc.health import HealthService
+from orderflow_server.rpc.readiness import Readiness
+from orderflow_server.rpc.server import (
+    ORDER_DESCRIPTOR,
+    ORDER_SERVICE,
+    Admission,
+    RpcServer,
+    make_server,
+)
 from orderflow_server.rpc.servicer import OrderServicer
 from orderflow_server.rpc.validation import RequestValidator
 from orderflow_server.settings import Settings
 from orderflow_server.storage.engine import BatchEnded, EngineOptions
+from orderflow_server.storage.guarded import GuardedOrderStore, store_outcome
 from orderflow_server.storage.store import open_sqlite_store
+from orderflow_server.telemetry.loop_lag import sample_loop_lag
+from orderflow_server.telemetry.policy_log import log_policy_event
 
 log = structlog.get_logger("orderflow.app")
 
@@ -47,6 +61,7 @@ class OrderApp:
 
     address: str
     rpc: RpcServer
+    limits: Admission
     hub: ChangeHub
     settlement: Settlement
     worker: PaymentWorker
@@ -70,27 +85,46 @@ async def order_app(settings: Settings) -> AsyncIterator[OrderApp]:
             settings.database,
             engine=EngineOptions(max_queue=settings.write_queue),
             on_batch=wake_watchers,
-        ) as store,
+        ) as unguarded,
         _gateway_target(settings) as target,
-        open_channel(target, contract=GATEWAY_CONTRACT, listeners=[log_retry]) as channel,
+        open_channel(target, contract=GATEWAY_CONTRACT, listeners=[log_policy_event]) as channel,
     ):
-        app = _assemble(settings, hub, store, GrpcPaymentGateway(channel))
+        health = HealthService([ORDER_SERVICE])
+        readiness = Readiness(health)
+        store = GuardedOrderStore(
+            unguarded,
+            Breaker(
+                "store",
+                classify=store_outcome,
+                listeners=[log_policy_event, readiness.on_event],
+            ),
+        )
+        app = _assemble(settings, health, hub, store, GrpcPaymentGateway(channel))
         await app.rpc.start()
-        working = asyncio.create_task(app.worker.run(), name="payment worker")
+        background = {
+            asyncio.create_task(app.worker.run(), name="payment worker"),
+            asyncio.create_task(readiness.run(store.ping), name="readiness"),
+            asyncio.create_task(sample_loop_lag(app.limits.unary.observe_lag), name="loop lag"),
+        }
         try:
             await store.ping()
-            app.rpc.health.serve()
+            health.serve()
             log.info("serving", address=app.address, gateway=target)
             yield app
         finally:
             await _drain(app, settings)
-            working.cancel()
-            await asyncio.wait({working})
+            for task in background:
+                task.cancel()
+            await asyncio.wait(background)
             log.info("stopped")
 
 
 def _assemble(
-    settings: Settings, hub: ChangeHub, store: OrderStore, gateway: PaymentGateway
+    settings: Settings,
+    health: HealthService,
+    hub: ChangeHub,
+    store: OrderStore,
+    gateway: PaymentGateway,
 ) -> OrderApp:
     lease = timedelta(seconds=settings.lease_s)
     settlement = Settlement(
@@ -130,11 +164,27 @@ def _assemble(
         inline_limit_s=settings.inline_payment_s,
         reserve_s=settings.reserve_s,
     )
+    limits = Admission(
+        unary=Limiter(
+            AdaptiveLimit(AdaptiveLimitOptions(min_limit=8, max_limit=settings.max_in_flight)),
+            name="calls",
+            listeners=[log_policy_event],
+        ),
+        streams=Limiter(
+            FixedLimit(settings.max_streams), name="streams", listeners=[log_policy_event]
+        ),
+        trust_callers=settings.trust_callers,
+    )
     rpc = make_server(
-        settings.address, servicer=servicer, max_request_bytes=settings.max_request_bytes
+        settings.address,
+        servicer=servicer,
+        health=health,
+        limits=limits,
+        listeners=[log_policy_event],
+        max_request_bytes=settings.max_request_bytes,
     )
     host, _, _ = settings.address.rpartition(":")
-    return OrderApp(f"{host}:{rpc.port}", rpc, hub, settlement, worker)
+    return OrderApp(f"{host}:{rpc.port}", rpc, limits, hub, settlement, worker)
 
 
 async def _drain(app: OrderApp, settings: Settings) -> None:

@@ -29,7 +29,7 @@ from rich.table import Table
 
 from orderflow.v1 import order_pb2
 from orderflow_client import DeadlineExceeded, OrderClient, OrderflowError, Unavailable, item, money
-from orderflow_client.resilience.events import RetryScheduled
+from orderflow_client.resilience.events import PolicyEvent, RetryScheduled
 from orderflow_server.orders.money import Money
 from orderflow_server.orders.order import OrderState
 from orderflow_server.payments.audit import Audit, AuditedOrder, audit
@@ -53,8 +53,9 @@ class _Tally:
     resubmissions: int = 0
     payment_retries: int = 0
 
-    def on_retry(self, _event: RetryScheduled) -> None:
-        self.retries += 1
+    def on_event(self, event: PolicyEvent) -> None:
+        if isinstance(event, RetryScheduled):
+            self.retries += 1
 
 
 def run_demo(*, orders: int, concurrency: int, seed: int) -> int:
@@ -72,7 +73,7 @@ async def _demo(console: Console, *, orders: int, concurrency: int, seed: int) -
         async with (
             _running(scratch / "gateway.log", _gateway_arguments(gateway, seed)),
             _Service(address, gateway, scratch) as service,
-            OrderClient(address, listeners=[tally.on_retry]) as client,
+            OrderClient(address, listeners=[tally.on_event]) as client,
         ):
             await _until_serving(client)
             console.print(
@@ -262,7 +263,7 @@ class _Service:
         self._process = await _start(self.log, self._arguments)
 
     def payment_retries(self) -> int:
-        return self.log.read_text().count("payment attempt failed, retrying")
+        return self.log.read_text().count("attempt failed, retrying")
 
 
 def _gateway_arguments(target: str, seed: int) -> list[str]:

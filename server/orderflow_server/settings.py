@@ -57,6 +57,17 @@ class Settings(BaseSettings):
     write_queue: int = Field(
         4096, ge=1, description="How many writes may wait; past that they are refused."
     )
+    max_in_flight: int = Field(
+        1000,
+        ge=20,
+        description="The most unary calls at once; the limit adapts itself between 8 and this.",
+    )
+    max_streams: int = Field(1000, ge=1, description="The most watches at once.")
+    trust_callers: bool = Field(
+        False,
+        description="Callers may say in x-criticality how critical their calls are. Only where "
+        "all callers are your own.",
+    )
     max_request_bytes: int = Field(
         1024 * 1024, ge=1024, description="The largest request that is read, bytes."
     )

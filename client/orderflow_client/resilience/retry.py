@@ -12,19 +12,16 @@ import asyncio
 import itertools
 import math
 import random as _random
-import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from orderflow_client.resilience import deadline
-from orderflow_client.resilience.deadline import Deadline, MonotonicClock
-from orderflow_client.resilience.events import Listener, RetryScheduled
+from orderflow_client.resilience.deadline import Deadline
+from orderflow_client.resilience.events import RetryListener, RetryScheduled
+from orderflow_client.resilience.policy import Operation, Rejected, T
 
 JITTER = 0.2
 """How far a delay strays from the computed one, either way (gRFC A6)."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +33,8 @@ class RetryPolicy:
         initial_backoff_s: The delay before the first retry, without jitter.
         max_backoff_s: The longest delay, without jitter.
         backoff_multiplier: The growth of the delay from one retry to the next; at least 1.
-        attempt_timeout_s: The longest one attempt may take. None: as long as the call has left.
+        attempt_timeout_s: The longest one attempt may take; kept by an `AttemptTimeout` within.
+            None: as long as the call has left.
 
     Raises:
         ValueError: When a part is out of its range.
@@ -135,7 +133,6 @@ class Retry:
         listeners: Told of each retry before its delay begins.
         sleep: Waits the given seconds.
         random: Uniform over [0, 1), for the jitter.
-        clock: What attempt timeouts are measured with.
     """
 
     def __init__(
@@ -145,10 +142,9 @@ class Retry:
         name: str,
         classify: Classify,
         budget: RetryBudget | None = None,
-        listeners: Sequence[Listener] = (),
+        listeners: Sequence[RetryListener] = (),
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         random: Callable[[], float] = _random.random,
-        clock: MonotonicClock = time.monotonic,
     ) -> None:
         self._policy = policy
         self._name = name
@@ -157,28 +153,30 @@ class Retry:
         self._listeners = tuple(listeners)
         self._sleep = sleep
         self._random = random
-        self._clock = clock
 
-    async def run(self, function: Callable[[int], Awaitable[T]]) -> T:
-        """Calls `function` until it succeeds or repeating it is of no use.
+    async def run(self, operation: Operation[T]) -> T:
+        """Runs the operation until it succeeds or repeating it is of no use.
 
-        The deadline is that of the work under way, `deadline.current()`. Inside `function`
-        it is the attempt's own, which is never later. A retry whose delay would reach the
-        deadline is not started.
-
-        Args:
-            function: Makes one attempt; is given its number, from 1.
+        The deadline is that of the work under way, `deadline.current()`. A retry whose delay
+        would reach it is not started. A refusal (`Rejected`) is never repeated.
 
         Raises:
-            Exception: The error of the last attempt, as it was raised.
+            Rejected: When the first attempt was refused: nothing was done.
+            Exception: The error of the last attempt that was made, as it was raised.
         """
         call_deadline = deadline.current()
         backoffs_s = self._policy.backoffs_s(self._random)
+        failure: Exception | None = None
         for attempt in itertools.count(1):
             try:
-                with deadline.within(self._attempt_deadline(call_deadline)):
-                    result = await function(attempt)
+                result = await operation()
+            except Rejected:
+                if failure is None:
+                    raise
+                # To say that nothing was done would be wrong: attempts were made before.
+                raise failure from None
             except Exception as error:
+                failure = error
                 verdict = self._classify(error)
                 if verdict.pushback_s is None:
                     delay_s = next(backoffs_s)
@@ -197,12 +195,6 @@ class Retry:
                 return result
             await self._sleep(delay_s)
         raise AssertionError("unreachable: the count has no end")
-
-    def _attempt_deadline(self, call_deadline: Deadline | None) -> Deadline | None:
-        timeout_s = self._policy.attempt_timeout_s
-        if timeout_s is None:
-            return call_deadline
-        return deadline.earliest(call_deadline, Deadline.after(timeout_s, clock=self._clock))
 
     def _may_retry(
         self, verdict: Verdict, attempt: int, delay_s: float, call_deadline: Deadline | None

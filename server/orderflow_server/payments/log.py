@@ -1,23 +1,12 @@
-"""What happens to payments, as log lines. The policies only tell; this listens."""
+"""What happens to payments, as log lines. The settlement only tells; this listens."""
 
 from __future__ import annotations
 
 import structlog
 
-from orderflow_client.resilience.events import RetryScheduled
 from orderflow_server.payments.settlement import SettlementDeferred, SettlementEvent
 
 log = structlog.get_logger("orderflow.payments")
-
-
-def log_retry(event: RetryScheduled) -> None:
-    log.warning(
-        "payment attempt failed, retrying",
-        method=event.name,
-        attempt=event.attempt,
-        delay_ms=round(event.delay_s * 1000),
-        cause=repr(event.cause),
-    )
 
 
 def log_settlement(event: SettlementEvent) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
+import re
 import time
 from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 import grpc
+
+from orderflow_client.resilience import deadline
+from orderflow_client.resilience.deadline import Deadline
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,34 +38,108 @@ class ServerCall:
 
     Attributes:
         request_id: Names this call in logs and errors: the caller's `x-request-id`, or a new one.
+        trace_id: Names all that belongs together, here and elsewhere: from the caller's
+            `traceparent` (W3C Trace Context), or a new one.
         started_s: `time.perf_counter` when the handler was reached.
-        code: The status the call ends with. OK until something else is known.
+        deadline: The caller's, read once on entry; None when it has none.
+        code: The status the call ends with, as far as is known: the chain decides it anew for
+            every error that an interceptor is about to see. OK until then.
         reason: ErrorInfo.reason of that status; empty for OK.
         error: What made it so, for the log; None for OK.
     """
 
-    __slots__ = ("code", "context", "error", "method", "reason", "request_id", "started_s")
+    __slots__ = (
+        "_cancellation",
+        "_slack_s",
+        "code",
+        "context",
+        "deadline",
+        "error",
+        "method",
+        "reason",
+        "request_id",
+        "started_s",
+        "trace_id",
+    )
 
     def __init__(self, method: Method, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         self.method = method
         self.context = context
         self.started_s = time.perf_counter()
-        self.request_id = _request_id(context)
+        self.request_id, self.trace_id = _identity(context)
+        # None without a deadline; the stub does not know.
+        remaining_s: float | None = context.time_remaining()
+        self.deadline = None if remaining_s is None else Deadline.after(remaining_s)
         self.code = grpc.StatusCode.OK
         self.reason = ""
         self.error: BaseException | None = None
+        self._slack_s = _JITTER_S + _ROUNDING * (remaining_s or 0.0)
+        self._cancellation: grpc.StatusCode | None = None
 
+    def settle(self, error: BaseException | None) -> None:
+        """Sets `code` to what goes over the wire when the call ends with `error`.
+
+        A deadline and a cancellation by the caller both arrive as a CancelledError. Which of the
+        two it was is decided when it is first seen: cleaning up may take until the deadline.
+        """
+        if error is None:
+            self.code = status_set(self.context) or grpc.StatusCode.OK
+        elif isinstance(error, asyncio.CancelledError):
+            if self._cancellation is None:
+                self._cancellation = self._kind_of_cancellation()
+            self.code = self._cancellation
+        else:
+            # An abort has set the status. Any other error goes out as UNKNOWN, unless the handler
+            # set a status before it failed.
+            self.code = status_set(self.context) or grpc.StatusCode.UNKNOWN
+
+    def _kind_of_cancellation(self) -> grpc.StatusCode:
+        own, nearer = self.deadline, deadline.current()
+        if (own is not None and own.remaining_s() <= self._slack_s) or (
+            nearer is not None and nearer.expired
+        ):
+            return grpc.StatusCode.DEADLINE_EXCEEDED
+        return grpc.StatusCode.CANCELLED
+
+
+def status_set(context: grpc.aio.ServicerContext[Any, Any]) -> grpc.StatusCode | None:
+    """The status that an abort or `set_code` gave the call; None when that is OK or nothing."""
+    # None before it is set, and a number when it was set as one; the stub does not know.
+    code: object = context.code()
+    if isinstance(code, int):
+        code = _BY_NUMBER.get(code, grpc.StatusCode.UNKNOWN)
+    if isinstance(code, grpc.StatusCode) and code is not grpc.StatusCode.OK:
+        return code
+    return None
+
+
+# The caller's own timer ends its call first, and that reaches the server as a cancellation: on the
+# wire a timeout is rounded up by as much as a percent.
+_ROUNDING = 0.01
+_JITTER_S = 0.005
+
+_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 
 REQUEST_ID_HEADER = "x-request-id"
+TRACE_ID_HEADER = "x-trace-id"
+_TRACEPARENT_HEADER = "traceparent"
 _REQUEST_ID_MAX = 128
+# W3C Trace Context: version, trace id (not all zeros), parent id, flags.
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-def _request_id(context: grpc.aio.ServicerContext[Any, Any]) -> str:
+def _identity(context: grpc.aio.ServicerContext[Any, Any]) -> tuple[str, str]:
+    """The ids of the request and of its trace: the caller's, where it sent good ones."""
+    request_id = trace_id = ""
     for key, value in context.invocation_metadata() or ():
-        if (
-            key == REQUEST_ID_HEADER
-            and isinstance(value, str)
-            and 0 < len(value) <= _REQUEST_ID_MAX
-        ):
-            return value
-    return str(uuid4())
+        if key == REQUEST_ID_HEADER and isinstance(value, str) and len(value) <= _REQUEST_ID_MAX:
+            request_id = value
+        elif key == _TRACEPARENT_HEADER and isinstance(value, str):
+            parsed = _TRACEPARENT.fullmatch(value)
+            trace_id = parsed[1] if parsed else ""
+    return request_id or _new_id(), trace_id or _new_id()
+
+
+def _new_id() -> str:
+    # Not a UUID, which takes ten times as long: it need only differ from the others in a log.
+    return f"{random.getrandbits(128):032x}"

@@ -1,26 +1,34 @@
 """The chain of server interceptors: written once for every kind of handler, built once per method.
 
 An interceptor is a function from a `ServerCall` to an async context manager around the handler.
-It does not know whether the handler takes or returns a stream. Only this module does.
+It does not know whether the handler takes or returns a stream, nor how it is written.
+
+Everything that can fail happens inside the interceptors, in the RPC's own task: parsing the
+request, the handler, serializing or sending what it returns, and closing a generator that the
+caller abandoned. gRPC itself would do all but the handler outside: with the text of any error
+on the wire, and the generator closed by another task, in another context, some time later. The
+price: what is put around the chain sees the bytes of single messages, and of a stream, which
+is sent already, nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from types import TracebackType
-from typing import Any, TypeAlias
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import Any, cast
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from orderflow_server.rpc.call import Method, ServerCall
+from orderflow_server.rpc.call import Method, ServerCall, status_set
+from orderflow_server.rpc.kinds import Context, Handler, behavior_of, rebuilt
 
 Interceptor = Callable[[ServerCall], AbstractAsyncContextManager[None]]
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-Context = grpc.aio.ServicerContext[Any, Any]
+Operation = Callable[[], Awaitable[Any]]
+Execute = Callable[[ServerCall, Operation], Awaitable[Any]]
+"""Runs an operation for a call and returns its result."""
 
 
 class MalformedRequest(Exception):
@@ -34,12 +42,21 @@ class ServerChain(grpc.aio.ServerInterceptor):
         interceptors: Outermost first.
         services: Full names of the services in scope. The others (health, reflection) are
             left alone: they must answer when everything else is refused.
+        execute: Runs the handlers that take one message and return one, inside all interceptors;
+            it may run them again. None runs them once.
     """
 
-    def __init__(self, interceptors: Sequence[Interceptor], *, services: Collection[str]) -> None:
-        self._interceptors = tuple(interceptors)
+    def __init__(
+        self,
+        interceptors: Sequence[Interceptor],
+        *,
+        services: Collection[str],
+        execute: Execute | None = None,
+    ) -> None:
+        self._around = _nested(interceptors)
         self._services = frozenset(services)
-        self._wrapped: dict[str, Handler] = {}
+        self._execute = execute
+        self._wrapped: dict[str, tuple[Handler, Handler]] = {}
         self._calls: set[asyncio.Task[Any]] = set()
 
     async def intercept_service(
@@ -47,18 +64,20 @@ class ServerChain(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
-        path = handler_call_details.method
-        wrapped = self._wrapped.get(path)
-        if wrapped is not None:
-            return wrapped
+        # Asked for every call: an interceptor further in may make a handler of its own for each.
         handler = await continuation(handler_call_details)
         if handler is None:
             # No such method. Not remembered: whoever asks chooses the name.
             return None
+        path = handler_call_details.method
+        known = self._wrapped.get(path)
+        if known is not None and known[0] is handler:
+            return known[1]
         method = Method.parse(path)
         if method.service not in self._services:
             return handler
-        self._wrapped[path] = wrapped = self._wrap(method, handler)
+        wrapped = self._wrap(method, handler)
+        self._wrapped[path] = handler, wrapped
         return wrapped
 
     async def finish(self, *, timeout_s: float) -> None:
@@ -73,115 +92,102 @@ class ServerChain(grpc.aio.ServerInterceptor):
         return len(self._calls)
 
     def _wrap(self, method: Method, handler: Handler) -> Handler:
-        """The same kind of handler, with the interceptors around it."""
-        make, behavior = _parts(handler)
-        deserializer = _forgiving(handler.request_deserializer)
-        if handler.request_streaming:
-            raise NotImplementedError(f"{method.path}: no method of ours takes a stream")
-        if inspect.isasyncgenfunction(behavior):
-            return make(self._around_generator(method, behavior), deserializer, handler)
-        if inspect.iscoroutinefunction(behavior):
-            return make(self._around_coroutine(method, behavior), deserializer, handler)
-        raise NotImplementedError(f"{method.path}: a plain function would run in a thread")
+        """A handler of the same kind, with the interceptors around it."""
+        operate = self._operation(handler)
 
-    def _around_coroutine(
-        self, method: Method, behavior: Callable[[Any, Context], Awaitable[Any]]
-    ) -> Callable[[Any, Context], Awaitable[Any]]:
-        async def coroutine(request: Any, context: Context) -> Any:
-            async with self._entered(method, context):
-                return await behavior(_checked(request), context)
+        async def behavior(request: Any, context: Context) -> Any:
+            call = ServerCall(method, context)
+            # The RPC's own; there is always one.
+            task = cast("asyncio.Task[Any]", asyncio.current_task())
+            self._calls.add(task)
+            try:
+                return await self._around(call, partial(operate, request, call))
+            finally:
+                self._calls.discard(task)
 
-        return coroutine
+        return rebuilt(
+            handler,
+            behavior,
+            # A stream's messages are parsed and serialized where the handler reads and writes them.
+            deserializer=_parser(handler) if handler.request_streaming else None,
+            serializer=handler.response_serializer if handler.response_streaming else None,
+        )
 
-    def _around_generator(
-        self, method: Method, behavior: Callable[[Any, Context], AsyncIterator[Any]]
-    ) -> Callable[[Any, Context], AsyncIterator[Any]]:
-        async def generator(request: Any, context: Context) -> AsyncIterator[Any]:
-            async with self._entered(method, context):
-                async for response in behavior(_checked(request), context):
-                    yield response
+    def _operation(self, handler: Handler) -> Callable[[Any, ServerCall], Awaitable[Any]]:
+        """All that the interceptors are put around."""
+        handle = behavior_of(handler)
+        parse = _as_it_is if handler.request_streaming else _parser(handler)
+        execute: Execute = _once
+        serialize: Callable[[Any], Any] = _as_it_is
+        if not handler.response_streaming:
+            serialize = handler.response_serializer or _as_it_is
+            if not handler.request_streaming and self._execute is not None:
+                execute = self._execute
 
-        return generator
+        async def operate(request: Any, call: ServerCall) -> Any:
+            context = call.context
+            response = await execute(call, partial(handle, parse(request), context))
+            # Without OK gRPC sends no message, and the handler need not have returned one.
+            return b"" if status_set(context) else serialize(response)
 
-    def _entered(self, method: Method, context: Context) -> _Entered:
-        return _Entered(self._interceptors, ServerCall(method, context), self._calls)
+        return operate
 
 
-class _Entered:
-    """All interceptors around one call, as one async context manager."""
+def _nested(interceptors: Sequence[Interceptor]) -> Execute:
+    """Each interceptor around the ones after it; inside them all, the operation."""
+    around: Execute = _innermost
+    for interceptor in reversed(interceptors):
+        around = _layer(interceptor, around)
+    return around
 
-    def __init__(
-        self,
-        interceptors: tuple[Interceptor, ...],
-        call: ServerCall,
-        calls: set[asyncio.Task[Any]],
-    ) -> None:
-        self._interceptors = interceptors
-        self._call = call
-        self._calls = calls
-        self._task = asyncio.current_task()
-        self._stack = AsyncExitStack()
 
-    async def __aenter__(self) -> None:
-        if self._task is not None:
-            self._calls.add(self._task)
+def _layer(interceptor: Interceptor, inner: Execute) -> Execute:
+    async def around(call: ServerCall, operation: Operation) -> Any:
         try:
-            for interceptor in self._interceptors:
-                await self._stack.enter_async_context(interceptor(self._call))
+            async with interceptor(call):
+                return await inner(call, operation)
         except BaseException as error:
-            # What an inner interceptor raises on entry passes through the outer ones' exits.
-            self._forget()
-            await self._stack.__aexit__(type(error), error, error.__traceback__)
+            call.settle(error)
             raise
+        raise RuntimeError(f"{interceptor} kept an error to itself; it may only replace it")
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._forget()
-        await self._stack.__aexit__(kind, error, traceback)
-
-    def _forget(self) -> None:
-        if self._task is not None:
-            self._calls.discard(self._task)
+    return around
 
 
-def _parts(handler: Handler) -> tuple[Callable[..., Handler], Any]:
-    """How to make a handler of this arity, and the function it calls."""
-    if handler.response_streaming:
-        return _unary_stream, handler.unary_stream
-    return _unary_unary, handler.unary_unary
+async def _innermost(call: ServerCall, operation: Operation) -> Any:
+    try:
+        response = await operation()
+    except (grpc.aio.AbortError, grpc.aio.UsageError) as error:
+        call.settle(error)
+        raise
+    except grpc.aio.BaseError as error:
+        # The call ended while the handler was sending, and gRPC found that before it came to
+        # cancel the handler.
+        gone = asyncio.CancelledError("the caller has gone")
+        call.settle(gone)
+        raise gone from error
+    except BaseException as error:
+        call.settle(error)
+        raise
+    call.settle(None)
+    return response
 
 
-def _unary_unary(behavior: Any, deserializer: Any, handler: Handler) -> Handler:
-    return grpc.unary_unary_rpc_method_handler(behavior, deserializer, handler.response_serializer)
+async def _once(_call: ServerCall, operation: Operation) -> Any:
+    return await operation()
 
 
-def _unary_stream(behavior: Any, deserializer: Any, handler: Handler) -> Handler:
-    return grpc.unary_stream_rpc_method_handler(behavior, deserializer, handler.response_serializer)
+def _as_it_is(message: Any) -> Any:
+    return message
 
 
-def _forgiving(deserializer: Any) -> Any:
-    """Parses a request, or returns what is wrong with it instead of raising.
+def _parser(handler: Handler) -> Callable[[bytes], Any]:
+    deserialize = handler.request_deserializer or _as_it_is
 
-    What a deserializer raises, grpc.aio answers by itself, with the text of the exception,
-    past every interceptor. So the error is carried to where the interceptors see it.
-    """
-
-    def deserialize(data: bytes) -> Any:
+    def parse(data: bytes) -> Any:
         try:
-            return deserializer(data)
+            return deserialize(data)
         except DecodeError as error:
-            malformed = MalformedRequest("the request's bytes are not a message of its type")
-            malformed.__cause__ = error
-            return malformed
+            raise MalformedRequest("the request's bytes are not a message of its type") from error
 
-    return deserialize
-
-
-def _checked(request: Any) -> Any:
-    if type(request) is MalformedRequest:
-        raise request
-    return request
+    return parse

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import grpc
@@ -13,11 +14,15 @@ from grpc_reflection.v1alpha import reflection
 from orderflow.v1 import order_service_pb2 as pb
 from orderflow.v1 import order_service_pb2_grpc as rpc
 from orderflow_client.contract import contracts
+from orderflow_client.resilience.events import Listener
+from orderflow_client.resilience.limiter import Limiter
 from orderflow_server.rpc.chain import Interceptor, ServerChain
 from orderflow_server.rpc.health import HealthService
 from orderflow_server.rpc.interceptors.access_log import access_log
+from orderflow_server.rpc.interceptors.admission import admission
 from orderflow_server.rpc.interceptors.deadline import deadlines
 from orderflow_server.rpc.interceptors.error_mapping import error_mapping
+from orderflow_server.rpc.interceptors.retry import retry_once
 from orderflow_server.rpc.servicer import OrderServicer
 
 ORDER_DESCRIPTOR = pb.DESCRIPTOR.services_by_name["OrderService"]
@@ -27,14 +32,43 @@ CONTRACT = contracts(ORDER_DESCRIPTOR)
 HEALTH_SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 
-def interceptors() -> list[Interceptor]:
-    """Every interceptor, outermost first."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """How many calls may run at once.
+
+    Attributes:
+        unary: Limits the calls with one response.
+        streams: Limits the others.
+        trust_callers: They may say how critical their calls are.
+    """
+
+    unary: Limiter
+    streams: Limiter
+    trust_callers: bool = False
+
+
+def interceptors(limits: Admission) -> list[Interceptor]:
+    """Every interceptor, outermost first.
+
+    Inside them a handler may be run again (`retry_once`), and each dependency of the handlers has
+    a breaker of its own: the store in `storage.guarded`, the gateway in its channel. Spans and
+    metrics belong before the access log, authentication after the error mapping.
+    """
+    timeouts_s = {path: m.timeout_s for path, m in CONTRACT.items() if m.timeout_s is not None}
     return [
         # Outside the error mapping, so that it logs the status that the caller gets.
         access_log,
-        # Outside the deadline, so that a call refused or ended for its time gets its status here.
+        # Outside all that refuses calls, so that a refusal gets its status here.
         error_mapping,
-        deadlines({path: m.timeout_s for path, m in CONTRACT.items() if m.timeout_s is not None}),
+        # Before admission: a call that is late already takes nobody's place, and one that waits
+        # for a place does so within its deadline.
+        deadlines(timeouts_s),
+        admission(
+            CONTRACT,
+            unary=limits.unary,
+            streams=limits.streams,
+            trust_callers=limits.trust_callers,
+        ),
     ]
 
 
@@ -56,10 +90,18 @@ def make_server(
     address: str,
     *,
     servicer: OrderServicer,
+    health: HealthService,
+    limits: Admission,
+    listeners: Sequence[Listener],
     max_request_bytes: int,
 ) -> RpcServer:
     """Raises RuntimeError when the address cannot be bound; port 0 takes a free one."""
-    chain = ServerChain(interceptors(), services=[ORDER_SERVICE])
+    repeatable = [path for path, method in CONTRACT.items() if method.retryable]
+    chain = ServerChain(
+        interceptors(limits),
+        services=[ORDER_SERVICE],
+        execute=retry_once(repeatable, listeners=listeners),
+    )
     server = grpc.aio.server(
         interceptors=[chain],
         options=[
@@ -72,7 +114,6 @@ def make_server(
             ("grpc.keepalive_permit_without_calls", 1),
         ],
     )
-    health = HealthService([ORDER_SERVICE])
     rpc.add_OrderServiceServicer_to_server(servicer, server)
     # The library carries no types.
     health_pb2_grpc.add_HealthServicer_to_server(health, server)  # type: ignore[no-untyped-call]

@@ -11,6 +11,9 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from orderflow_client.resilience.breaker import BreakerOpen
+from orderflow_client.resilience.limiter import Overloaded
+from orderflow_client.resilience.policy import Rejected
 from orderflow_server.orders import errors
 from orderflow_server.rpc.chain import MalformedRequest
 
@@ -18,7 +21,9 @@ ERROR_DOMAIN = "orderflow"
 INTERNAL_REASON = "INTERNAL"
 INTERNAL_MESSAGE = "internal error; the request_id names it in the server's log"
 
-RETRY_DELAY_S = 0.1
+PUSHBACK_KEY = "grpc-retry-pushback-ms"
+
+RETRY_AFTER_S = 0.1
 """What a refused caller is told to wait when nothing better is known."""
 
 
@@ -48,14 +53,16 @@ class Rule:
     """How one type of error goes over the wire.
 
     Attributes:
-        details: More google.rpc details than ErrorInfo.
+        details: More google.rpc details than ErrorInfo and RetryInfo.
         message: What the caller reads; the error's own text when None.
+        retry_after_s: When the caller may try again. None: nothing is said about it.
     """
 
     code: grpc.StatusCode
     reason: str
     details: Callable[[Any], Iterable[Message]] = lambda _error: ()
     message: str | None = None
+    retry_after_s: Callable[[Any], float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +71,8 @@ class ErrorStatus:
 
     code: grpc.StatusCode
     reason: str
-    status: grpc.Status
+    message: str
+    trailing_metadata: Sequence[tuple[str, str | bytes]]
 
 
 def _bad_request(violations: Iterable[Violation]) -> Iterable[Message]:
@@ -104,10 +112,12 @@ def _illegal_transition(error: errors.IllegalTransition) -> Iterable[Message]:
     )
 
 
-def _retry_info(_error: BaseException) -> Iterable[Message]:
-    info = error_details_pb2.RetryInfo()
-    info.retry_delay.FromMilliseconds(round(RETRY_DELAY_S * 1000))
-    yield info
+def _soon(_error: BaseException) -> float:
+    return RETRY_AFTER_S
+
+
+def _when_told(error: Rejected) -> float:
+    return error.retry_after_s
 
 
 _Code = grpc.StatusCode
@@ -120,49 +130,73 @@ RULES: Mapping[type[BaseException], Rule] = {
     errors.IllegalTransition: Rule(
         _Code.FAILED_PRECONDITION, "ILLEGAL_TRANSITION", _illegal_transition
     ),
-    errors.VersionConflict: Rule(_Code.ABORTED, "VERSION_CONFLICT", _retry_info),
+    errors.VersionConflict: Rule(_Code.ABORTED, "VERSION_CONFLICT", retry_after_s=_soon),
     errors.DeadlineExpired: Rule(
         _Code.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", message="the deadline passed"
     ),
     errors.StoreOverloaded: Rule(
         _Code.RESOURCE_EXHAUSTED,
         "STORE_OVERLOADED",
-        _retry_info,
+        retry_after_s=_soon,
         message="too many orders are waiting to be written",
     ),
     errors.StoreUnavailable: Rule(
         _Code.UNAVAILABLE,
         "STORE_UNAVAILABLE",
-        _retry_info,
+        retry_after_s=_soon,
         message="orders cannot be read or written at the moment",
     ),
     errors.PaymentUnresolved: Rule(
         _Code.UNAVAILABLE,
         "PAYMENT_UNRESOLVED",
-        _retry_info,
+        retry_after_s=_soon,
         message="the payment gateway does not say what became of the payment",
     ),
     errors.FeedClosed: Rule(
         _Code.UNAVAILABLE,
         "SERVER_DRAINING",
-        _retry_info,
+        retry_after_s=_soon,
         message="this server is going away; try another",
+    ),
+    BreakerOpen: Rule(
+        _Code.UNAVAILABLE,
+        "BREAKER_OPEN",
+        retry_after_s=_when_told,
+        message="something this server depends on is down; it is not asked again before that time",
+    ),
+    Overloaded: Rule(
+        _Code.RESOURCE_EXHAUSTED,
+        "OVERLOADED",
+        retry_after_s=_when_told,
+        message="more calls than this server can serve in time",
     ),
 }
 _UNEXPECTED = Rule(grpc.StatusCode.INTERNAL, INTERNAL_REASON, message=INTERNAL_MESSAGE)
 
 
-def error_status(error: BaseException, *, request_id: str) -> ErrorStatus:
+def error_status(error: BaseException, *, request_id: str, trace_id: str) -> ErrorStatus:
     """The status of an error. One that is not in the table is INTERNAL, and its text stays here."""
     rule = RULES.get(type(error), _UNEXPECTED)
-    status = status_pb2.Status(
-        code=rule.code.value[0],
-        message=str(error) if rule.message is None else rule.message,
-    )
+    message = str(error) if rule.message is None else rule.message
+    status = status_pb2.Status(code=rule.code.value[0], message=message)
     info = error_details_pb2.ErrorInfo(
-        reason=rule.reason, domain=ERROR_DOMAIN, metadata={"request_id": request_id}
+        reason=rule.reason,
+        domain=ERROR_DOMAIN,
+        metadata={"request_id": request_id, "trace_id": trace_id},
     )
     status.details.add().Pack(info)
     for detail in rule.details(error):
         status.details.add().Pack(detail)
-    return ErrorStatus(rule.code, rule.reason, rpc_status.to_status(status))
+    pushback: Sequence[tuple[str, str]] = ()
+    if rule.retry_after_s is not None:
+        delay_ms = round(rule.retry_after_s(error) * 1000)
+        retry_info = error_details_pb2.RetryInfo()
+        retry_info.retry_delay.FromMilliseconds(delay_ms)
+        status.details.add().Pack(retry_info)
+        pushback = ((PUSHBACK_KEY, str(delay_ms)),)
+    return ErrorStatus(
+        rule.code,
+        rule.reason,
+        message,
+        (*(rpc_status.to_status(status).trailing_metadata or ()), *pushback),
+    )

@@ -12,6 +12,8 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from fakes.orders import order_id, request_id
+from orderflow_client.resilience.breaker import BreakerOpen
+from orderflow_client.resilience.limiter import Overloaded
 from orderflow_server.orders import errors
 from orderflow_server.orders.order import OrderState
 from orderflow_server.payments.gateway import PaymentRefused
@@ -24,6 +26,7 @@ from orderflow_server.rpc.status import (
 )
 
 CALL = "call-1"
+TRACE = "0af7651916cd43dd8448eb211c80319c"
 SECRET = "password=hunter2"
 ID = order_id(1)
 Code = grpc.StatusCode
@@ -42,12 +45,14 @@ EXAMPLES: dict[type[BaseException], BaseException] = {
     errors.StoreUnavailable: errors.StoreUnavailable(SECRET),
     errors.PaymentUnresolved: errors.PaymentUnresolved(ID),
     errors.FeedClosed: errors.FeedClosed(SECRET),
+    BreakerOpen: BreakerOpen(SECRET, name="store", retry_after_s=2.5),
+    Overloaded: Overloaded(SECRET, name="calls", retry_after_s=0.25),
 }
 
 
 def parse(error: BaseException) -> tuple[status_pb2.Status, dict[str, Message]]:
     """The status as the client gets it, and its details by the name of their type."""
-    (metadata,) = error_status(error, request_id=CALL).status.trailing_metadata
+    metadata, *_ = error_status(error, request_id=CALL, trace_id=TRACE).trailing_metadata
     key, value = metadata
     assert key == "grpc-status-details-bin"
     assert isinstance(value, bytes)
@@ -99,15 +104,17 @@ def test_there_is_an_example_of_every_rule() -> None:
         (errors.StoreUnavailable, Code.UNAVAILABLE, "STORE_UNAVAILABLE", {"RetryInfo"}),
         (errors.PaymentUnresolved, Code.UNAVAILABLE, "PAYMENT_UNRESOLVED", {"RetryInfo"}),
         (errors.FeedClosed, Code.UNAVAILABLE, "SERVER_DRAINING", {"RetryInfo"}),
+        (BreakerOpen, Code.UNAVAILABLE, "BREAKER_OPEN", {"RetryInfo"}),
+        (Overloaded, Code.RESOURCE_EXHAUSTED, "OVERLOADED", {"RetryInfo"}),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
 def test_the_table(
     kind: type[BaseException], code: grpc.StatusCode, reason: str, more: set[str]
 ) -> None:
-    mapped = error_status(EXAMPLES[kind], request_id=CALL)
+    mapped = error_status(EXAMPLES[kind], request_id=CALL, trace_id=TRACE)
     status, details = parse(EXAMPLES[kind])
-    assert (mapped.code, mapped.reason, mapped.status.code) == (code, reason, code)
+    assert (mapped.code, mapped.reason) == (code, reason)
     assert status.code == code.value[0]
     assert set(details) == {"ErrorInfo"} | more
 
@@ -119,8 +126,12 @@ def test_every_status_says_who_why_and_which_call(kind: type[BaseException]) -> 
     assert isinstance(info, error_details_pb2.ErrorInfo)
     assert info.domain == "orderflow"
     assert re.fullmatch(r"[A-Z][A-Z0-9_]*[A-Z0-9]", info.reason)
-    assert dict(info.metadata) == {"request_id": CALL}
-    assert status.message == error_status(EXAMPLES[kind], request_id=CALL).status.details != ""
+    assert dict(info.metadata) == {"request_id": CALL, "trace_id": TRACE}
+    assert (
+        status.message
+        == error_status(EXAMPLES[kind], request_id=CALL, trace_id=TRACE).message
+        != ""
+    )
 
 
 @pytest.mark.parametrize("kind", RULES, ids=lambda kind: kind.__name__)
@@ -153,13 +164,13 @@ class NewStoreProblem(Exception):
 def test_an_unexpected_error_is_internal_and_its_text_stays_here(unexpected: Exception) -> None:
     unexpected.__cause__ = ValueError(SECRET)
     unexpected.add_note(SECRET)
-    mapped = error_status(unexpected, request_id=CALL)
+    mapped = error_status(unexpected, request_id=CALL, trace_id=TRACE)
     status, details = parse(unexpected)
 
     assert (mapped.code, mapped.reason) == (Code.INTERNAL, "INTERNAL")
     assert set(details) == {"ErrorInfo"}
-    assert dict(details["ErrorInfo"].metadata) == {"request_id": CALL}  # type: ignore[attr-defined]  # it is an ErrorInfo
-    everything = status.SerializeToString() + repr(mapped.status).encode()
+    assert dict(details["ErrorInfo"].metadata) == {"request_id": CALL, "trace_id": TRACE}  # type: ignore[attr-defined]  # it is an ErrorInfo
+    everything = status.SerializeToString() + repr(mapped).encode()
     assert SECRET.encode() not in everything
     assert type(unexpected).__name__.encode() not in everything
 
@@ -171,7 +182,7 @@ def test_a_subclass_gets_no_rule_that_was_not_written_for_it() -> None:
         def __str__(self) -> str:
             return SECRET
 
-    assert error_status(Detailed(ID), request_id=CALL).code is Code.INTERNAL
+    assert error_status(Detailed(ID), request_id=CALL, trace_id=TRACE).code is Code.INTERNAL
     status, _ = parse(Detailed(ID))
     assert SECRET.encode() not in status.SerializeToString()
 
@@ -212,3 +223,13 @@ def test_who_is_asked_to_come_back_is_told_when() -> None:
     info = details["RetryInfo"]
     assert isinstance(info, error_details_pb2.RetryInfo)
     assert info.retry_delay.ToMilliseconds() == 100
+
+
+@pytest.mark.parametrize(("kind", "delay_ms"), [(BreakerOpen, 2500), (Overloaded, 250)])
+def test_a_pushback_says_what_the_policy_says(kind: type[BaseException], delay_ms: int) -> None:
+    _, details = parse(EXAMPLES[kind])
+    info = details["RetryInfo"]
+    assert isinstance(info, error_details_pb2.RetryInfo)
+    assert info.retry_delay.ToMilliseconds() == delay_ms
+    mapped = error_status(EXAMPLES[kind], request_id=CALL, trace_id=TRACE)
+    assert ("grpc-retry-pushback-ms", str(delay_ms)) in mapped.trailing_metadata

@@ -35,12 +35,15 @@ _UNUSUAL = frozenset(
 async def access_log(call: ServerCall) -> AsyncIterator[None]:
     # Not unbound at the end: the RPC's context ends with its task, and an abandoned stream is
     # closed from another context, where unbinding would fail.
-    structlog.contextvars.bind_contextvars(request_id=call.request_id, method=call.method.name)
+    structlog.contextvars.bind_contextvars(
+        request_id=call.request_id, trace_id=call.trace_id, method=call.method.name
+    )
     try:
         yield
     finally:
         fields = {
             "request_id": call.request_id,
+            "trace_id": call.trace_id,
             "method": call.method.name,
             "code": call.code.name,
             "latency_ms": round((time.perf_counter() - call.started_s) * 1000, 2),

@@ -23,15 +23,13 @@ def deadlines(timeouts_s: Mapping[str, float]) -> Interceptor:
 
     @asynccontextmanager
     async def enforce_deadline(call: ServerCall) -> AsyncIterator[None]:
-        # None without a deadline; the stub does not know.
-        asked_s: float | None = call.context.time_remaining()
+        asked = call.deadline
         cap_s = timeouts_s.get(call.method.path)
-        if asked_s is not None and asked_s <= 0:
+        if asked is not None and asked.expired:
             raise DeadlineExpired("the deadline had passed on arrival")
-        if cap_s is None or (asked_s is not None and asked_s <= cap_s):
+        if cap_s is None or (asked is not None and asked.remaining_s() <= cap_s):
             # gRPC itself cancels the handler when the caller's own deadline passes.
-            if asked_s is not None:
-                deadline.enter(Deadline.after(asked_s))
+            deadline.enter(asked)
             yield
             return
         deadline.enter(Deadline.after(cap_s))

@@ -1,0 +1,254 @@
+"""Stops calling what keeps failing, and finds out with one call at a time when it is back.
+
+aiobreaker holds the state and tells its listeners of every transition. When to make one is
+decided here: aiobreaker counts consecutive failures only, lets every caller through when half
+open, takes late results for current ones and mixes local time with UTC (aiobreaker 1.2).
+"""
+
+from __future__ import annotations
+
+import math
+import random as _random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from aiobreaker import (  # type: ignore[import-untyped]  # it ships no py.typed
+    CircuitBreaker,
+    CircuitBreakerListener,
+    CircuitBreakerState,
+)
+
+from orderflow_client.resilience.deadline import MonotonicClock
+from orderflow_client.resilience.events import BreakerChanged, BreakerState, Listener
+from orderflow_client.resilience.policy import Operation, Rejected, T
+from orderflow_client.resilience.window import SlidingCount
+
+JITTER = 0.2
+"""How far an open period strays from the computed one, either way: many clients that saw the
+same outage should not all probe at once."""
+
+PROBE_RETRY_AFTER_S = 1.0
+"""What callers are told while a probe is under way: nobody knows how long it takes."""
+
+_BUCKETS = 10
+
+
+class Outcome(Enum):
+    """What an attempt says about the health of what was called."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    IGNORED = "ignored"
+    """Nothing: it was given up, or never got there."""
+
+
+Classify = Callable[[Exception], Outcome]
+
+
+class BreakerOpen(Rejected):
+    """The breaker is open, or its one probe is under way."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerOptions:
+    """When a breaker opens, and for how long.
+
+    Attributes:
+        window_s: How far back attempts count.
+        minimum_attempts: With fewer than these in the window it stays closed.
+        failure_ratio: It opens when this share of them, or more, failed or was slow.
+        slow_call_s: A success that took this long counts as a failure. None: none does.
+        open_s: How long it first stays open. Doubles each time a probe fails.
+        open_max_s: The longest it stays open, without jitter.
+
+    Raises:
+        ValueError: When one is out of its range.
+    """
+
+    window_s: float = 10.0
+    minimum_attempts: int = 20
+    failure_ratio: float = 0.5
+    slow_call_s: float | None = None
+    open_s: float = 5.0
+    open_max_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.window_s < math.inf:
+            raise ValueError(f"window_s must be positive, not {self.window_s}")
+        if self.minimum_attempts < 1:
+            raise ValueError(f"minimum_attempts must be positive, not {self.minimum_attempts}")
+        if not 0 < self.failure_ratio <= 1:
+            raise ValueError(f"failure_ratio must be in (0, 1], not {self.failure_ratio}")
+        if self.slow_call_s is not None and not self.slow_call_s > 0:
+            raise ValueError(f"slow_call_s must be positive, not {self.slow_call_s}")
+        if not 0 < self.open_s <= self.open_max_s < math.inf:
+            raise ValueError(
+                "open periods must be 0 < open_s <= open_max_s, not "
+                f"{self.open_s} s and {self.open_max_s} s"
+            )
+
+
+class BreakerPermit:
+    """The leave to make one attempt. It must be settled once; more often changes nothing."""
+
+    __slots__ = ("_breaker", "_generation", "_started_s")
+
+    def __init__(self, breaker: Breaker, generation: int, started_s: float) -> None:
+        self._breaker: Breaker | None = breaker
+        self._generation = generation
+        self._started_s = started_s
+
+    def succeeded(self) -> None:
+        self.settle(Outcome.SUCCESS)
+
+    def failed(self) -> None:
+        self.settle(Outcome.FAILURE)
+
+    def ignored(self) -> None:
+        self.settle(Outcome.IGNORED)
+
+    def settle(self, outcome: Outcome) -> None:
+        breaker, self._breaker = self._breaker, None
+        if breaker is not None:
+            breaker._settle(self._generation, self._started_s, outcome)  # noqa: SLF001  # one unit
+
+
+class Breaker:
+    """A breaker around one target. Not for use by several threads.
+
+    Args:
+        name: What it guards, for errors and listeners.
+        options: When it opens, and for how long.
+        classify: Tells what a failure says about the target. A cancellation is not asked
+            about: it says nothing.
+        listeners: Told of each transition.
+        circuit_listeners: aiobreaker's own kind, told of each transition too. One that raises
+            keeps the transition from happening.
+        random: Uniform over [0, 1), for the jitter.
+        clock: What all times are measured with; monotonic.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        options: BreakerOptions | None = None,
+        *,
+        classify: Classify,
+        listeners: Sequence[Listener] = (),
+        circuit_listeners: Sequence[CircuitBreakerListener] = (),
+        random: Callable[[], float] = _random.random,
+        clock: MonotonicClock = time.monotonic,
+    ) -> None:
+        self._name = name
+        self._options = options or BreakerOptions()
+        self._classify = classify
+        self._listeners = tuple(listeners)
+        self._random = random
+        self._clock = clock
+        self._circuit = CircuitBreaker(name=name, listeners=circuit_listeners)
+        self._window = SlidingCount(self._options.window_s, buckets=_BUCKETS, clock=clock)
+        self._generation = 0
+        self._probing = False
+        self._next_open_s = self._options.open_s
+        self._probe_at_s = 0.0
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def state(self) -> BreakerState:
+        return BreakerState[self._circuit.current_state.name]
+
+    async def run(self, operation: Operation[T]) -> T:
+        """The result of the operation, which is one attempt.
+
+        Raises:
+            BreakerOpen: At once, when it may not be made.
+            Exception: What the operation raised, as it was raised.
+        """
+        permit = self.acquire()
+        try:
+            result = await operation()
+        except Exception as error:
+            permit.settle(self._classify(error))
+            raise
+        else:
+            permit.succeeded()
+            return result
+        finally:
+            permit.ignored()  # Does nothing once it is settled: this is for cancellations.
+
+    def acquire(self) -> BreakerPermit:
+        """The leave to make an attempt that is not one function, such as a stream.
+
+        It must be settled in every case: while a probe's is not, all others are refused. So a
+        long stream says that it succeeded when its first message is there, not at its end.
+
+        Raises:
+            BreakerOpen: When it may not be made.
+        """
+        now_s = self._clock()
+        state = self._circuit.current_state
+        if state is not CircuitBreakerState.CLOSED:
+            if state is CircuitBreakerState.OPEN:
+                if now_s < self._probe_at_s:
+                    raise self._rejection(self._probe_at_s - now_s)
+                self._change(CircuitBreakerState.HALF_OPEN)
+            if self._probing:
+                raise self._rejection(PROBE_RETRY_AFTER_S)
+            self._probing = True
+        return BreakerPermit(self, self._generation, now_s)
+
+    def _settle(self, generation: int, started_s: float, outcome: Outcome) -> None:
+        if generation != self._generation:
+            return  # Begun in an earlier state: it says nothing about this one.
+        probe, self._probing = self._probing, False
+        if outcome is Outcome.IGNORED:
+            return
+        failed = outcome is Outcome.FAILURE or self._slow(started_s)
+        if probe:
+            self._change(CircuitBreakerState.OPEN if failed else CircuitBreakerState.CLOSED)
+            return
+        self._window.add(marked=failed)
+        if self._too_many_failed():
+            self._change(CircuitBreakerState.OPEN)
+
+    def _slow(self, started_s: float) -> bool:
+        limit_s = self._options.slow_call_s
+        return limit_s is not None and self._clock() - started_s >= limit_s
+
+    def _too_many_failed(self) -> bool:
+        attempts, failures = self._window.counts()
+        return (
+            attempts >= self._options.minimum_attempts
+            and failures >= attempts * self._options.failure_ratio
+        )
+
+    def _change(self, new: CircuitBreakerState) -> None:
+        old = self.state
+        open_for_s = 0.0
+        if new is CircuitBreakerState.OPEN:
+            open_for_s = self._next_open_s * (1 - JITTER + 2 * JITTER * self._random())
+            self._circuit.open()
+            self._probe_at_s = self._clock() + open_for_s
+            self._next_open_s = min(self._next_open_s * 2, self._options.open_max_s)
+        elif new is CircuitBreakerState.HALF_OPEN:
+            self._circuit.half_open()
+        else:
+            self._circuit.close()
+            self._next_open_s = self._options.open_s
+        self._generation += 1
+        self._window.clear()
+        event = BreakerChanged(name=self._name, old=old, new=self.state, open_for_s=open_for_s)
+        for listener in self._listeners:
+            listener(event)
+
+    def _rejection(self, retry_after_s: float) -> BreakerOpen:
+        return BreakerOpen(
+            f"the breaker of {self._name} is {self.state}",
+            name=self._name,
+            retry_after_s=retry_after_s,
+        )

@@ -1,0 +1,51 @@
+"""Refuses the calls that could not be served in time, the least critical first."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from orderflow_client.contract import MethodContract
+from orderflow_client.resilience.events import Criticality
+from orderflow_client.resilience.limiter import Limiter
+from orderflow_server.rpc.call import ServerCall
+from orderflow_server.rpc.chain import Interceptor
+
+CRITICALITY_HEADER = "x-criticality"
+
+
+def admission(
+    contract: Mapping[str, MethodContract],
+    *,
+    unary: Limiter,
+    streams: Limiter,
+    trust_callers: bool,
+) -> Interceptor:
+    """Makes the interceptor.
+
+    Args:
+        contract: How critical each method is, by its path.
+        unary: Limits the calls with one response.
+        streams: Limits those with a stream of them, which last long and cost little.
+        trust_callers: Callers may say how critical their call is, in `x-criticality`. Where
+            anybody may, everybody's calls are soon critical.
+    """
+
+    @asynccontextmanager
+    async def admit(call: ServerCall) -> AsyncIterator[None]:
+        method = contract.get(call.method.path)
+        criticality = Criticality.DEFAULT if method is None else method.criticality
+        if trust_callers:
+            criticality = _asked_for(call) or criticality
+        limiter = streams if method is not None and method.response_streaming else unary
+        with await limiter.acquire(criticality):
+            yield
+
+    return admit
+
+
+def _asked_for(call: ServerCall) -> Criticality | None:
+    for key, value in call.context.invocation_metadata() or ():
+        if key == CRITICALITY_HEADER and isinstance(value, str):
+            return Criticality.__members__.get(value.upper())
+    return None
