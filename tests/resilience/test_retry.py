@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import Callable, Sequence
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -12,6 +14,7 @@ from resilience.virtual_time import VirtualTime, no_jitter
 from orderflow_client.resilience import deadline
 from orderflow_client.resilience.deadline import Deadline
 from orderflow_client.resilience.events import RetryScheduled
+from orderflow_client.resilience.policy import Rejected
 from orderflow_client.resilience.retry import Retry, RetryBudget, RetryPolicy, Verdict
 
 POLICY = RetryPolicy(
@@ -27,22 +30,27 @@ class Fault(Exception):
         self.verdict = Verdict(retryable, pushback_s)
 
 
+class Refusal(Rejected):
+    def __init__(self) -> None:
+        super().__init__("refused", name="test", retry_after_s=1)
+
+
 def verdict_of(error: Exception) -> Verdict:
     return error.verdict if isinstance(error, Fault) else Verdict(retryable=False)
 
 
 class Script:
-    """A function that fails as told and then succeeds; it notes what it was called with."""
+    """A function that fails as told and then succeeds; it counts and notes its attempts."""
 
     def __init__(self, *faults: BaseException, time: VirtualTime, takes_s: float = 0) -> None:
         self._faults = list(faults)
         self._time = time
         self._takes_s = takes_s
-        self.attempts: list[int] = []
+        self.attempts = 0
         self.remaining_s: list[float | None] = []
 
-    async def __call__(self, attempt: int) -> str:
-        self.attempts.append(attempt)
+    async def __call__(self) -> str:
+        self.attempts += 1
         self.remaining_s.append(deadline.remaining_s())
         self._time.now_s += self._takes_s
         if self._faults:
@@ -71,21 +79,20 @@ def make_retry(
         listeners=listeners,
         sleep=time.sleep,
         random=random,
-        clock=time.clock,
     )
 
 
 async def test_a_success_is_returned_at_once(time: VirtualTime) -> None:
     script = Script(time=time)
     assert await make_retry(time).run(script) == "done"
-    assert script.attempts == [1]
+    assert script.attempts == 1
     assert time.slept == []
 
 
 async def test_failures_are_repeated_after_growing_delays(time: VirtualTime) -> None:
     script = Script(*(Fault() for _ in range(4)), time=time)
     assert await make_retry(time).run(script) == "done"
-    assert script.attempts == [1, 2, 3, 4, 5]
+    assert script.attempts == 5
     assert time.slept == pytest.approx([0.01, 0.02, 0.04, 0.08])
 
 
@@ -97,7 +104,7 @@ async def test_after_the_last_attempt_its_own_error_is_raised(time: VirtualTime)
     assert caught.value is faults[-1]
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None
-    assert len(script.attempts) == 5
+    assert script.attempts == 5
     assert len(time.slept) == 4
 
 
@@ -105,7 +112,7 @@ async def test_what_cannot_be_mended_is_not_repeated(time: VirtualTime) -> None:
     script = Script(Fault(), Fault(retryable=False), time=time)
     with pytest.raises(Fault):
         await make_retry(time).run(script)
-    assert script.attempts == [1, 2]
+    assert script.attempts == 2
 
 
 async def test_listeners_hear_of_each_retry_before_its_delay(time: VirtualTime) -> None:
@@ -117,7 +124,30 @@ async def test_listeners_hear_of_each_retry_before_its_delay(time: VirtualTime) 
     assert events == [(event, 0)]
 
 
+async def test_a_refusal_is_not_repeated(time: VirtualTime) -> None:
+    script = Script(Refusal(), time=time)
+    with pytest.raises(Refusal):
+        await make_retry(time).run(script)
+    assert script.attempts == 1
+
+
+async def test_a_refusal_does_not_hide_that_attempts_were_made(time: VirtualTime) -> None:
+    fault = Fault()
+    budget = RetryBudget()
+    with pytest.raises(Fault) as caught:
+        await make_retry(time, budget=budget).run(Script(fault, Refusal(), time=time))
+    assert caught.value is fault
+    assert caught.value.__cause__ is None
+    assert budget.tokens == 9
+
+
 class TestPushback:
+    async def test_of_700_ms_is_waited_for_to_the_millisecond(self, time: VirtualTime) -> None:
+        began_s = time.now_s
+        await make_retry(time, random=lambda: 0.9).run(Script(Fault(pushback_s=0.7), time=time))
+        assert time.slept == [0.7]
+        assert time.now_s - began_s == pytest.approx(0.7, abs=1e-9)
+
     async def test_replaces_the_delay_exactly(self, time: VirtualTime) -> None:
         script = Script(Fault(pushback_s=0.123), Fault(pushback_s=0), time=time)
         # With a random number that would move any backoff.
@@ -133,13 +163,13 @@ class TestPushback:
         script = Script(Fault(pushback_s=-1), time=time)
         with pytest.raises(Fault):
             await make_retry(time).run(script)
-        assert script.attempts == [1]
+        assert script.attempts == 1
 
     async def test_cannot_add_attempts(self, time: VirtualTime) -> None:
         script = Script(*(Fault(pushback_s=0) for _ in range(9)), time=time)
         with pytest.raises(Fault):
             await make_retry(time).run(script)
-        assert len(script.attempts) == 5
+        assert script.attempts == 5
 
 
 class TestDeadline:
@@ -157,7 +187,7 @@ class TestDeadline:
         script = Script(fault, Fault(retryable=False), time=time)
         with deadline.within(Deadline.after(timeout_s, clock=time.clock)), pytest.raises(Fault):
             await make_retry(time).run(script)
-        assert len(script.attempts) == attempts
+        assert script.attempts == attempts
         assert len(time.slept) == attempts - 1
 
     async def test_a_pushback_beyond_it_is_not_waited_for(self, time: VirtualTime) -> None:
@@ -170,24 +200,6 @@ class TestDeadline:
         assert caught.value is fault
         assert time.slept == []
 
-    async def test_an_attempt_has_its_own_but_never_a_later_one(self, time: VirtualTime) -> None:
-        policy = RetryPolicy(
-            max_attempts=3,
-            initial_backoff_s=1,
-            max_backoff_s=1,
-            backoff_multiplier=1,
-            attempt_timeout_s=2,
-        )
-        script = Script(Fault(), Fault(), time=time)
-        with deadline.within(Deadline.after(3.5, clock=time.clock)):
-            await make_retry(time, policy=policy).run(script)
-        assert script.remaining_s == [2, 2, 1.5]
-
-    async def test_without_one_an_attempt_has_only_its_own(self, time: VirtualTime) -> None:
-        script = Script(time=time)
-        await make_retry(time).run(script)
-        assert script.remaining_s == [None]
-
 
 class TestCancellation:
     async def test_of_an_attempt_ends_the_call(self, time: VirtualTime) -> None:
@@ -195,7 +207,7 @@ class TestCancellation:
         retry = Retry(POLICY, name="/test", classify=lambda _: Verdict(True), sleep=time.sleep)
         with pytest.raises(asyncio.CancelledError):
             await retry.run(script)
-        assert script.attempts == [1]
+        assert script.attempts == 1
 
     async def test_of_a_delay_ends_the_call(self, time: VirtualTime) -> None:
         asleep = asyncio.Event()
@@ -211,7 +223,7 @@ class TestCancellation:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert script.attempts == [1]
+        assert script.attempts == 1
 
 
 class TestBudget:
@@ -223,10 +235,57 @@ class TestBudget:
             script = Script(*(Fault() for _ in range(5)), time=time)
             with pytest.raises(Fault):
                 await retry.run(script)
-            attempts.append(len(script.attempts))
+            attempts.append(script.attempts)
         # 10 tokens, and at 5 it is over; from then on each call is one attempt.
         assert attempts == [5, 1, 1, 1, 1, 1, 1, 1, 1, 1]
         assert budget.tokens == 0
+
+    async def test_an_outage_of_a_minute_loads_the_target_by_a_tenth_more_at_most(
+        self, time: VirtualTime
+    ) -> None:
+        """At 100 calls a second: a minute of health, one of outage, one of health."""
+        retry = make_retry(time, budget=RetryBudget())
+        attempts = calls = 0
+
+        async def target() -> None:
+            nonlocal attempts
+            attempts += 1
+            if 60 <= time.now_s - began_s < 120:
+                raise Fault
+
+        began_s = time.now_s
+        loads = []
+        for _ in range(3):
+            attempts = calls = 0
+            for _ in range(6000):
+                calls += 1
+                due_s = time.now_s + 0.01
+                with contextlib.suppress(Fault):
+                    await retry.run(target)
+                time.now_s = due_s  # the calls come at this rate, whatever each of them takes
+            loads.append(attempts / calls)
+        before, during, after = loads
+        assert before == after == 1
+        assert 1 < during <= 1.1
+
+    async def test_an_outage_of_one_call_in_five_loads_the_target_by_a_tenth_more(
+        self, time: VirtualTime
+    ) -> None:
+        """When some calls succeed, these pay for retries all the time."""
+        retry = make_retry(time, budget=RetryBudget())
+        random = Random(1)
+        attempts = 0
+
+        async def target() -> None:
+            nonlocal attempts
+            attempts += 1
+            if random.random() < 0.8:
+                raise Fault
+
+        for _ in range(6000):
+            with contextlib.suppress(Fault):
+                await retry.run(target)
+        assert attempts / 6000 <= 1.1
 
     async def test_ten_successes_pay_for_one_retry(self, time: VirtualTime) -> None:
         budget = RetryBudget()

@@ -91,10 +91,16 @@ class LimiterPermit:
         self._limiter: Limiter | None = limiter
         self._admitted_s = admitted_s
 
-    def release(self, completion: Completion = Completion.SERVED) -> None:
+    def release(self, completion: Completion = Completion.SERVED, *, waited_s: float = 0.0) -> None:
+        """Gives the place back.
+
+        Args:
+            completion: How the call ended.
+            waited_s: How long it waited for others, which is not the load here.
+        """
         limiter, self._limiter = self._limiter, None
         if limiter is not None:
-            limiter._release(self._admitted_s, completion)  # noqa: SLF001  # one unit
+            limiter._release(self._admitted_s + waited_s, completion)  # noqa: SLF001  # one unit
 
     def __enter__(self) -> Self:
         return self

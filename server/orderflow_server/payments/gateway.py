@@ -34,6 +34,7 @@ import grpc
 
 from orderflow.payments.v1 import payment_gateway_pb2, payment_gateway_pb2_grpc
 from orderflow_client.contract import contracts
+from orderflow_client.resilience.waiting import elsewhere
 from orderflow_client.status import details_of
 from orderflow_server.orders.errors import PaymentUnresolved
 from orderflow_server.orders.order import Order
@@ -115,7 +116,8 @@ class GrpcPaymentGateway:
 
 async def _payment_of(order: Order, call: Awaitable[_Answer]) -> Payment:
     try:
-        answer = await call
+        with elsewhere():
+            answer = await call
     except grpc.aio.AioRpcError as error:
         if error.code() in _REFUSALS:
             raise PaymentRefused(order.id, error.code(), details_of(error).reason) from error

@@ -20,6 +20,7 @@ from orderflow.payments.v1 import payment_gateway_pb2, payment_gateway_pb2_grpc
 from orderflow_client.channel import open_channel
 from orderflow_client.contract import contracts
 from orderflow_client.resilience import deadline
+from orderflow_client.resilience.breaker import BreakerOptions
 from orderflow_client.resilience.deadline import Deadline
 from orderflow_server.orders.errors import OrderError, PaymentUnresolved
 from orderflow_server.orders.money import Money
@@ -44,9 +45,13 @@ ORDER = Order.place(
 )
 
 
+PATIENT = BreakerOptions(minimum_attempts=1_000_000)
+"""A breaker that stays closed: what the adapter makes of each failure is asked here."""
+
+
 @asynccontextmanager
 async def adapter(target: str) -> AsyncIterator[PaymentGateway]:
-    async with open_channel(target, contract=CONTRACT) as channel:
+    async with open_channel(target, contract=CONTRACT, breaker=PATIENT) as channel:
         yield GrpcPaymentGateway(channel)
 
 

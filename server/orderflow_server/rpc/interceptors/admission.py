@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from orderflow_client.contract import MethodContract
 from orderflow_client.resilience.events import Criticality
 from orderflow_client.resilience.limiter import Limiter
+from orderflow_client.resilience.waiting import Waited, counting
 from orderflow_server.rpc.call import ServerCall
 from orderflow_server.rpc.chain import Interceptor
 
@@ -38,8 +39,12 @@ def admission(
         if trust_callers:
             criticality = _asked_for(call) or criticality
         limiter = streams if method is not None and method.response_streaming else unary
-        with await limiter.acquire(criticality):
-            yield
+        waited = Waited()
+        with await limiter.acquire(criticality) as permit:
+            with counting(waited):
+                yield
+            # A slow gateway is no overload of this server.
+            permit.release(waited_s=waited.total_s)
 
     return admit
 
