@@ -47,6 +47,8 @@ from orderflow_server.telemetry.policy_log import log_policy_event
 log = structlog.get_logger("orderflow.app")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MIN_IN_FLIGHT = 8
+_INITIAL_IN_FLIGHT = 200
 _FIRST_RETRY_DELAY_S = 0.5
 _MAX_RETRY_DELAY_S = 60.0
 
@@ -166,7 +168,14 @@ def _assemble(
     )
     limits = Admission(
         unary=Limiter(
-            AdaptiveLimit(AdaptiveLimitOptions(min_limit=8, max_limit=settings.max_in_flight)),
+            AdaptiveLimit(
+                AdaptiveLimitOptions(
+                    min_limit=_MIN_IN_FLIGHT,
+                    initial_limit=min(_INITIAL_IN_FLIGHT, settings.max_in_flight),
+                    max_limit=settings.max_in_flight,
+                    window_s=0.1,
+                )
+            ),
             name="calls",
             listeners=[log_policy_event],
         ),

@@ -28,7 +28,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from orderflow.v1 import order_pb2
-from orderflow_client import DeadlineExceeded, OrderClient, OrderflowError, Unavailable, item, money
+from orderflow_client import (
+    DeadlineExceeded,
+    OrderClient,
+    OrderflowError,
+    Overloaded,
+    Unavailable,
+    item,
+    money,
+)
 from orderflow_client.resilience.events import PolicyEvent, RetryScheduled
 from orderflow_server.orders.money import Money
 from orderflow_server.orders.order import OrderState
@@ -201,9 +209,9 @@ async def _place(client: OrderClient, tally: _Tally, draft: _Draft) -> None:
                 items=draft.items,
                 payment_token="tok_demo",  # noqa: S106  not a password, and not a real token
             )
-        except (Unavailable, DeadlineExceeded):
+        except (Unavailable, DeadlineExceeded, Overloaded) as error:
             tally.resubmissions += 1
-            await asyncio.sleep(_RESUBMIT_DELAY_S)
+            await asyncio.sleep(error.retry_delay_s or _RESUBMIT_DELAY_S)
         else:
             tally.acknowledged.append(order.id)
             tally.latencies_ms.append((time.perf_counter() - started_s) * 1000)

@@ -258,7 +258,7 @@ class Limiter:
     def _release(self, admitted_s: float, completion: Completion) -> None:
         old = self._limit.current
         self._limit.observe(
-            self._clock() - admitted_s, in_flight=self._in_flight, completion=completion
+            max(self._clock() - admitted_s, 0.0), in_flight=self._in_flight, completion=completion
         )
         self._in_flight -= 1
         self._completed.add()

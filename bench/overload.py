@@ -1,0 +1,267 @@
+"""What happens at four times the load that the service can carry.
+
+The service is a process of its own (on a core of its own, where there is more than one), over
+SQLite, with a payment simulator in it; this process makes the load. The call is CreateOrder with
+100 items, several milliseconds of the service's CPU: so what is overloaded is the service itself
+and not what it waits for. Phases:
+
+- peak: a fixed number of callers, each of which begins its next call when the last one is answered.
+  The number doubles while goodput still grows by a twentieth; the best is the capacity.
+- overload: calls begin at four times that rate, whatever becomes of the earlier ones, for 20 s.
+- recovery: calls at half the capacity begin at once after it.
+
+Every refused call must carry a pushback. Health is asked ten times a second throughout.
+
+Exits with 1 when goodput is less than 90 % of the peak, when the 99th percentile of accepted calls is
+more than three times the one at the peak, when half of the refusals took longer than 5 ms, when one
+carries no pushback, when health did not answer, or when recovery takes longer than 2 s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import statistics
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+from rich.console import Console
+from rich.table import Table
+
+from orderflow.v1 import order_service_pb2 as pb
+from orderflow_client import OrderClient, OrderflowError, item, money
+from orderflow_client.status import PUSHBACK_KEY, metadatum
+
+ITEMS = [item(f"SKU-{number}", 2, money("12.50", "EUR")) for number in range(100)]
+TIMEOUT_S = 5.0
+PEAK_S = 4.0
+OVERLOAD_S = 20.0
+RECOVERY_S = 4.0
+FACTOR = 4.0
+
+
+@dataclass
+class Phase:
+    """What the calls of one phase met with; times are `time.perf_counter`."""
+
+    began_s: float = field(default_factory=time.perf_counter)
+    ended_s: float = 0.0
+    accepted_ms: list[float] = field(default_factory=list)
+    accepted_at_s: list[float] = field(default_factory=list)
+    refused_ms: list[float] = field(default_factory=list)
+    refused_at_s: list[float] = field(default_factory=list)
+    without_pushback: int = 0
+    failed: int = 0
+
+    @property
+    def goodput(self) -> float:
+        """Accepted calls a second."""
+        return len(self.accepted_ms) / (self.ended_s - self.began_s)
+
+    @property
+    def p99_ms(self) -> float:
+        return percentile(self.accepted_ms, 99)
+
+
+def percentile(values: list[float], percent: int) -> float:
+    if len(values) < 2:
+        return values[0] if values else 0.0
+    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
+
+
+Call = Callable[[Phase], Awaitable[None]]
+
+
+def caller(channels: list[grpc.aio.Channel]) -> Call:
+    """One call on a bare channel: nothing is retried, every answer is seen.
+
+    Messages are bytes, so that this process can make several times the load that the other can
+    carry: a request is a constant and a new request_id, which protobuf lets follow it.
+    """
+    turn = 0
+    body = pb.CreateOrderRequest(
+        customer_id="load", items=ITEMS, payment_token="tok_load"
+    ).SerializeToString()
+    methods: list[Any] = [
+        channel.unary_unary("/orderflow.v1.OrderService/CreateOrder") for channel in channels
+    ]
+
+    async def call(phase: Phase) -> None:
+        nonlocal turn
+        turn += 1
+        request = body + b"\x0a\x24" + str(uuid.uuid4()).encode()
+        began_s = time.perf_counter()
+        try:
+            await methods[turn % len(methods)](request, timeout=TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            now_s = time.perf_counter()
+            if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                phase.refused_ms.append((now_s - began_s) * 1000)
+                phase.refused_at_s.append(now_s)
+                if metadatum(error.trailing_metadata(), PUSHBACK_KEY) is None:
+                    phase.without_pushback += 1
+            else:
+                phase.failed += 1
+        else:
+            now_s = time.perf_counter()
+            phase.accepted_ms.append((now_s - began_s) * 1000)
+            phase.accepted_at_s.append(now_s)
+
+    return call
+
+
+async def closed_loop(call: Call, callers: int, duration_s: float) -> Phase:
+    phase = Phase()
+
+    async def one() -> None:
+        while time.perf_counter() - phase.began_s < duration_s:
+            await call(phase)
+
+    await asyncio.gather(*(one() for _ in range(callers)))
+    phase.ended_s = time.perf_counter()
+    return phase
+
+
+async def open_loop(call: Call, rate: float, duration_s: float) -> Phase:
+    """Begins calls at a rate; what this process cannot begin in time it begins late, not never."""
+    phase = Phase()
+    running: set[asyncio.Task[None]] = set()
+    begun = 0
+    while (elapsed_s := time.perf_counter() - phase.began_s) < duration_s:
+        while begun < elapsed_s * rate:
+            task = asyncio.ensure_future(call(phase))
+            running.add(task)
+            task.add_done_callback(running.discard)
+            begun += 1
+        await asyncio.sleep(0.001)
+    phase.ended_s = time.perf_counter()
+    if running:
+        await asyncio.wait(running)
+    return phase
+
+
+async def peak_phase(call: Call, console: Console) -> Phase:
+    best = await closed_loop(call, 1, PEAK_S)
+    callers = 1
+    while True:
+        callers *= 2
+        phase = await closed_loop(call, callers, PEAK_S)
+        console.print(f"  {callers} callers: {phase.goodput:.0f}/s, p99 {phase.p99_ms:.0f} ms")
+        if phase.goodput < best.goodput * 1.05:
+            return best
+        best = phase
+
+
+@asynccontextmanager
+async def service(directory: Path) -> AsyncIterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    with (directory / "log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "orderflow_server", "serve", "--address", address),
+            *("--database", str(directory / "orders.db"), "--log-format", "json"),
+            stdout=log,
+            stderr=log,
+        )
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) > 1:
+        os.sched_setaffinity(process.pid, {cores[0]})
+        os.sched_setaffinity(0, set(cores[1:]))
+    try:
+        async with OrderClient(address) as client:
+            while True:
+                try:
+                    if await client.health() == "SERVING":
+                        break
+                except OrderflowError:
+                    await asyncio.sleep(0.05)
+        yield address
+    finally:
+        process.send_signal(signal.SIGTERM)
+        await process.wait()
+
+
+async def ask_health(address: str, latencies_ms: list[float]) -> None:
+    async with OrderClient(address) as client:
+        while True:
+            began_s = time.perf_counter()
+            assert await client.health(timeout_s=1.0) == "SERVING"
+            latencies_ms.append((time.perf_counter() - began_s) * 1000)
+            await asyncio.sleep(0.1)
+
+
+def recovered_after_s(phase: Phase) -> float:
+    """When the last call was refused, counted from the end of the overload."""
+    return max((at_s - phase.began_s for at_s in phase.refused_at_s), default=0.0)
+
+
+async def main() -> int:
+    console = Console()
+    health_ms: list[float] = []
+    with tempfile.TemporaryDirectory(dir=Path(__file__).parent, prefix=".bench-") as directory:
+        async with service(Path(directory)) as address:
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            channels = [grpc.aio.insecure_channel(address, options=options) for _ in range(4)]
+            call = caller(channels)
+            await closed_loop(call, 2, 1.0)  # warm-up
+            asking = asyncio.create_task(ask_health(address, health_ms))
+            peak = await peak_phase(call, console)
+            overload = await open_loop(call, FACTOR * peak.goodput, OVERLOAD_S)
+            recovery = await open_loop(call, peak.goodput / 2, RECOVERY_S)
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+            healthy = asking.cancelled()
+            for channel in channels:
+                await channel.close()
+
+    offered = len(overload.accepted_ms) + len(overload.refused_ms) + overload.failed
+    refused_p50_ms = percentile(overload.refused_ms, 50)
+    checks = {
+        "goodput / peak": (
+            overload.goodput / peak.goodput,
+            ">= 0.90",
+            overload.goodput >= 0.9 * peak.goodput,
+        ),
+        "p99 accepted / p99 at peak": (
+            overload.p99_ms / peak.p99_ms,
+            "<= 3",
+            overload.p99_ms <= 3 * peak.p99_ms,
+        ),
+        "refusal, median ms": (refused_p50_ms, "< 5", refused_p50_ms < 5),
+        "refusals without pushback": (
+            overload.without_pushback,
+            "0",
+            not overload.without_pushback,
+        ),
+        "recovered after, s": (recovered_after_s(recovery), "< 2", recovered_after_s(recovery) < 2),
+        "health p99 ms": (percentile(health_ms, 99), "answers", healthy),
+    }
+    console.print(
+        f"peak {peak.goodput:.0f}/s, p99 {peak.p99_ms:.0f} ms; offered "
+        f"{offered / OVERLOAD_S:.0f}/s: accepted {overload.goodput:.0f}/s, p99 {overload.p99_ms:.0f} ms, "
+        f"refused {len(overload.refused_ms) / OVERLOAD_S:.0f}/s "
+        f"(p50 {refused_p50_ms:.1f}, p99 {percentile(overload.refused_ms, 99):.1f} ms), failed {overload.failed}"
+    )
+    table = Table(title="Overload")
+    for column in ("", "measured", "wanted", ""):
+        table.add_column(column)
+    for name, (value, wanted, good) in checks.items():
+        table.add_row(name, f"{value:.2f}", wanted, "[green]yes" if good else "[red]no")
+    console.print(table)
+    return 0 if all(good for *_, good in checks.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))
