@@ -14,7 +14,7 @@ import uuid_utils
 
 from orderflow_client.channel import open_channel
 from orderflow_client.resilience.breaker import Breaker
-from orderflow_client.resilience.limiter import Limiter
+from orderflow_client.resilience.limiter import Limiter, QueueOptions
 from orderflow_client.resilience.limits import AdaptiveLimit, AdaptiveLimitOptions, FixedLimit
 from orderflow_server.events.changes import ChangeHub
 from orderflow_server.orders.cancelling import CancelOrder
@@ -49,6 +49,8 @@ log = structlog.get_logger("orderflow.app")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MIN_IN_FLIGHT = 8
 _INITIAL_IN_FLIGHT = 200
+_MAX_WAITING = 16
+_TOLERATED_QUEUE_S = 0.02
 _FIRST_RETRY_DELAY_S = 0.5
 _MAX_RETRY_DELAY_S = 60.0
 
@@ -174,9 +176,11 @@ def _assemble(
                     initial_limit=min(_INITIAL_IN_FLIGHT, settings.max_in_flight),
                     max_limit=settings.max_in_flight,
                     window_s=0.1,
+                    slack_s=_TOLERATED_QUEUE_S,
                 )
             ),
             name="calls",
+            queue=QueueOptions(max_waiting=_MAX_WAITING),
             listeners=[log_policy_event],
         ),
         streams=Limiter(

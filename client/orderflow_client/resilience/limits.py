@@ -83,6 +83,8 @@ class AdaptiveLimitOptions:
         window_s: How long one measurement takes, at least.
         min_samples: How many latencies one measurement takes, at least.
         lag_s: The event-loop lag above which the limit falls, whatever the latencies are.
+        slack_s: By how much more than in proportion a latency may grow: a queue that nobody
+            notices. Without it a baseline of a few milliseconds is soon exceeded.
         probe_every_s: How long the limit may be used up before the baseline is measured anew.
 
     Raises:
@@ -95,6 +97,7 @@ class AdaptiveLimitOptions:
     window_s: float = 0.25
     min_samples: int = 10
     lag_s: float = 0.05
+    slack_s: float = 0.0
     probe_every_s: float = 60.0
 
     def __post_init__(self) -> None:
@@ -105,6 +108,8 @@ class AdaptiveLimitOptions:
             )
         if self.min_samples < 1:
             raise ValueError(f"min_samples must be positive, not {self.min_samples}")
+        if not 0 <= self.slack_s < math.inf:
+            raise ValueError(f"slack_s must not be negative, not {self.slack_s}")
         for name in ("window_s", "lag_s", "probe_every_s"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
@@ -115,7 +120,7 @@ class AdaptiveLimit:
 
     Once per measurement, of at least `window_s` and `min_samples`:
 
-        gradient = min(1.5 * baseline / latency, lag_s / lag), kept within [0.5, 1]
+        gradient = min((1.5 * baseline + slack_s) / latency, lag_s / lag), within [0.5, 1]
         target   = gradient * limit + sqrt(limit)
         limit    = 0.8 * limit + 0.2 * target, kept within [min_limit, max_limit]
 
@@ -226,7 +231,8 @@ class AdaptiveLimit:
         if now_s - self._baseline_at_s >= self._options.probe_every_s:
             self._probe()
             return
-        gradient = min(1.0, _TOLERANCE * self._baseline_s / max(latency_s, _SHORTEST_S))
+        tolerated_s = _TOLERANCE * self._baseline_s + self._options.slack_s
+        gradient = min(1.0, tolerated_s / max(latency_s, _SHORTEST_S))
         if lagging:
             gradient = min(gradient, self._options.lag_s / self._lag_s)
         target = max(gradient, _LOWEST_GRADIENT) * self._limit + math.sqrt(self._limit)
