@@ -26,16 +26,26 @@ from orderflow_client.errors import (
     Unavailable,
 )
 from orderflow_client.money import money, to_decimal
+from orderflow_client.resilience.breaker import BreakerOptions
 from orderflow_client.resilience.deadline import Deadline
-from orderflow_client.resilience.events import Listener, RetryScheduled
+from orderflow_client.resilience.events import (
+    BreakerChanged,
+    HedgeStarted,
+    Listener,
+    PolicyEvent,
+    RetryScheduled,
+)
 
 __all__ = [
     "ORDER_CONTRACT",
+    "BreakerChanged",
+    "BreakerOptions",
     "Cancelled",
     "Conflict",
     "ContractError",
     "Deadline",
     "DeadlineExceeded",
+    "HedgeStarted",
     "InvalidRequest",
     "Listener",
     "MethodContract",
@@ -44,6 +54,7 @@ __all__ = [
     "OrderflowError",
     "Overloaded",
     "PermissionDenied",
+    "PolicyEvent",
     "RetryScheduled",
     "ServerError",
     "Unavailable",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
 import grpc
 
 from orderflow_client.contract import MethodContract
-from orderflow_client.interceptors import UnaryStreamPolicies, UnaryUnaryPolicies
+from orderflow_client.interceptors import interceptors
+from orderflow_client.method_policies import policies_of
+from orderflow_client.resilience.breaker import BreakerOptions
 from orderflow_client.resilience.events import Listener
 from orderflow_client.resilience.retry import RetryBudget
 
@@ -24,9 +27,16 @@ MAX_REQUEST_BYTES = 1024 * 1024
 MAX_RESPONSE_BYTES = 16 * 1024 * 1024
 """Enough for a page of 1000 orders with 100 items each."""
 
-_OPTIONS: Sequence[tuple[str, int]] = (
+_DEFAULT_BREAKER = BreakerOptions()
+
+# A target that is several addresses is used as a whole. By default gRPC stays with the first that
+# answers, and a hedge would go to the very server that is slow.
+_ROUND_ROBIN = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
+
+_OPTIONS: Sequence[tuple[str, int | str]] = (
     # Ours are the retries that count, so that each attempt can be seen.
     ("grpc.enable_retries", 0),
+    ("grpc.service_config", _ROUND_ROBIN),
     ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),  # no limit: a watch may be silent for long
@@ -46,15 +56,22 @@ def open_channel(
     contract: Mapping[str, MethodContract],
     credentials: grpc.ChannelCredentials | None = None,
     listeners: Sequence[Listener] = (),
+    breaker: BreakerOptions | None = _DEFAULT_BREAKER,
     reserve_s: float = 0.0,
 ) -> grpc.aio.Channel:
-    """Opens a channel whose calls keep to the contract: deadlines, retries, retry budget.
+    """Opens a channel whose calls keep to the contract.
+
+    What they share is made here, once for the channel: the retry budget, a breaker for each
+    service, and for each method that is hedged its recent latencies.
 
     Args:
-        target: Where to, such as `127.0.0.1:50051` or `dns:///orders.example:443`.
+        target: Where to, such as `127.0.0.1:50051`, `dns:///orders.example:443` or, for several
+            servers by address, `ipv4:10.0.0.1:50051,10.0.0.2:50051`. Calls take turns among the
+            servers of a target.
         contract: How each method behaves, from `contracts`. Others pass through untouched.
         credentials: TLS. None: plaintext.
-        listeners: Told of each retry.
+        listeners: Told of retries, hedges and breakers.
+        breaker: When the breakers open, and for how long. None: there are none.
         reserve_s: How much of an ambient deadline (`deadline.current()`) a call must leave
             to its caller.
 
@@ -63,15 +80,19 @@ def open_channel(
     """
     asyncio.get_running_loop()
     options = [*_OPTIONS, ("grpc.primary_user_agent", f"orderflow-client/{_version()}")]
-    interceptors = [
-        UnaryUnaryPolicies(
-            contract, budget=RetryBudget(), listeners=listeners, reserve_s=reserve_s
-        ),
-        UnaryStreamPolicies(contract, reserve_s=reserve_s),
-    ]
+    chain = interceptors(
+        policies_of(
+            contract,
+            target=target,
+            budget=RetryBudget(),
+            breaker=breaker,
+            listeners=listeners,
+            reserve_s=reserve_s,
+        )
+    )
     if credentials is None:
-        return grpc.aio.insecure_channel(target, options, interceptors=interceptors)
-    return grpc.aio.secure_channel(target, credentials, options, interceptors=interceptors)
+        return grpc.aio.insecure_channel(target, options, interceptors=chain)
+    return grpc.aio.secure_channel(target, credentials, options, interceptors=chain)
 
 
 def _version() -> str:

@@ -7,15 +7,18 @@ Exit codes: 0 done; 1 an error; 2 wrong usage, or a request the server refused a
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from orderflow.v1 import order_pb2
+from orderflow.payments.v1 import payment_gateway_pb2
+from orderflow.v1 import order_pb2, order_service_pb2
 from orderflow_client import output
 from orderflow_client.client import UNSETTLED_STATES, OrderClient, item
+from orderflow_client.contract import contracts
 from orderflow_client.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -25,6 +28,7 @@ from orderflow_client.errors import (
     Unavailable,
 )
 from orderflow_client.money import money
+from orderflow_client.service_config import service_config
 
 _DEFAULT_TARGET = "127.0.0.1:50051"
 _EXIT_ERROR = 1
@@ -70,6 +74,19 @@ class State(StrEnum):
     @property
     def message_value(self) -> order_pb2.OrderState.ValueType:
         return order_pb2.OrderState.Value(f"ORDER_STATE_{self.name}")
+
+
+class Service(StrEnum):
+    """The services whose policies can be printed, as they are typed."""
+
+    ORDERS = "orderflow.v1.OrderService"
+    PAYMENTS = "payments"
+
+
+_DESCRIPTORS = {
+    Service.ORDERS: order_service_pb2.DESCRIPTOR.services_by_name["OrderService"],
+    Service.PAYMENTS: payment_gateway_pb2.DESCRIPTOR.services_by_name["PaymentGateway"],
+}
 
 
 @orders.command()
@@ -202,6 +219,18 @@ def health(
             raise typer.Exit(_EXIT_UNAVAILABLE)
 
     _run(command, target)
+
+
+@app.command("service-config")
+def print_service_config(
+    service: Annotated[Service, typer.Option(help="Whose policies.")] = Service.ORDERS,
+) -> None:
+    """Print the policies as a gRPC service config (JSON), for clients in other languages.
+
+    A service config cannot say: the deadline of an attempt, a retry of RESOURCE_EXHAUSTED when
+    the server says after how long, more than 5 attempts, hedging beside retries, breakers.
+    """
+    typer.echo(json.dumps(service_config(contracts(_DESCRIPTORS[service])), indent=2))
 
 
 def _run(command: Callable[[OrderClient], Awaitable[None]], target: str) -> None:

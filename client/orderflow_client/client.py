@@ -46,14 +46,15 @@ class OrderClient:
             order = await client.create_order(...)
 
     Every call has a deadline (`timeout_s`, else the method's own from the contract, never
-    later than `deadline.current()`), is retried within it where the contract allows that, and
-    raises an `OrderflowError` when it fails for good.
+    later than `deadline.current()`), is retried and raced within it where the contract says so,
+    is refused at once while the server keeps failing, and raises an `OrderflowError` when it
+    fails for good.
 
     Args:
         target: The server's address, or a channel to it that `open_channel` made. A channel
             that was given is left open.
         credentials: TLS, for an address. None: plaintext.
-        listeners: Told of each retry, for an address.
+        listeners: Told of retries, hedges and breakers, for an address.
 
     Raises:
         RuntimeError: For an address, when no event loop runs.
@@ -254,7 +255,7 @@ class OrderClient:
             Unavailable: The server was not to be reached at the end of that time.
         """
 
-        async def watch(_attempt: int) -> order_pb2.Order:
+        async def watch() -> order_pb2.Order:
             async for order in self.watch_order(order_id):
                 if order.state not in UNSETTLED_STATES:
                     return order

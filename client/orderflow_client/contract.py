@@ -2,7 +2,7 @@
 
 Client and server read the same descriptors, so a timeout or a retry policy is written once:
 in the .proto, as the method option `orderflow.resilience.v1.policy`. Whether a method may be
-retried at all is its `idempotency_level`, and nothing else.
+retried or raced at all is its `idempotency_level`, and nothing else.
 """
 
 from __future__ import annotations
@@ -15,14 +15,12 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.duration_pb2 import Duration
 
 from orderflow.resilience.v1 import policy_pb2
+from orderflow_client.resilience.events import Criticality
+from orderflow_client.resilience.hedge import HedgePolicy
 from orderflow_client.resilience.retry import RetryPolicy
 
-_RETRYABLE_LEVELS = frozenset(
-    {
-        descriptor_pb2.MethodOptions.IDEMPOTENT,
-        descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS,
-    }
-)
+_NO_SIDE_EFFECTS = descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS
+_RETRYABLE_LEVELS = frozenset({descriptor_pb2.MethodOptions.IDEMPOTENT, _NO_SIDE_EFFECTS})
 
 
 class ContractError(ValueError):
@@ -37,6 +35,8 @@ class MethodContract:
         full_name: As on the wire: `/package.Service/Method`.
         timeout_s: The client's default for a whole call and the server's cap. None: neither.
         retry: How failed attempts are retried. None: they are not.
+        hedging: How a slow attempt is raced by another. None: it is not.
+        criticality: How much a call matters when not all can be served.
         retryable: Repeating a call does no harm (IDEMPOTENT or NO_SIDE_EFFECTS).
         request_streaming: The client sends a stream.
         response_streaming: The server answers with a stream.
@@ -45,9 +45,25 @@ class MethodContract:
     full_name: str
     timeout_s: float | None
     retry: RetryPolicy | None
+    hedging: HedgePolicy | None
+    criticality: Criticality
     retryable: bool
     request_streaming: bool
     response_streaming: bool
+
+    @property
+    def service(self) -> str:
+        """The full name of the service: `package.Service`."""
+        return self.full_name.split("/")[1]
+
+    @property
+    def name(self) -> str:
+        """The method's own name."""
+        return self.full_name.split("/")[2]
+
+    @property
+    def streaming(self) -> bool:
+        return self.request_streaming or self.response_streaming
 
 
 def contracts(*services: ServiceDescriptor) -> Mapping[str, MethodContract]:
@@ -69,23 +85,46 @@ def _read(method: MethodDescriptor) -> MethodContract:
             full_name=full_name,
             timeout_s=_timeout_s(policy),
             retry=_retry_policy(policy.retry) if policy.HasField("retry") else None,
+            hedging=_hedge_policy(policy.hedging) if policy.HasField("hedging") else None,
+            # Not said is DEFAULT. A number that no release knows is refused: ValueError.
+            criticality=Criticality(policy.criticality or Criticality.DEFAULT),
             retryable=options.idempotency_level in _RETRYABLE_LEVELS,
             request_streaming=method.client_streaming,
             response_streaming=method.server_streaming,
         )
-        _check(contract)
+        _check_retry(contract)
+        _check_hedging(contract, harmless=options.idempotency_level == _NO_SIDE_EFFECTS)
     except ValueError as error:
         raise ContractError(f"{full_name}: {error}") from error
     return contract
 
 
-def _check(contract: MethodContract) -> None:
+def _check_retry(contract: MethodContract) -> None:
     if contract.retry is None:
         return
     if not contract.retryable:
         raise ValueError("only an IDEMPOTENT or NO_SIDE_EFFECTS method may have a retry policy")
-    if contract.request_streaming or contract.response_streaming:
+    if contract.streaming:
         raise ValueError("a stream is not retried: part of it has been seen")
+    if not _lasts_shorter(contract.retry.attempt_timeout_s, contract.timeout_s):
+        raise ValueError("an attempt_timeout must be shorter than the timeout of the whole call")
+
+
+def _check_hedging(contract: MethodContract, *, harmless: bool) -> None:
+    if contract.hedging is None:
+        return
+    if not harmless:
+        # Idempotent is not enough: the attempts run at the same time, and one of them is
+        # cancelled at whatever point it has reached.
+        raise ValueError("only a NO_SIDE_EFFECTS method may have a hedging policy")
+    if contract.streaming:
+        raise ValueError("a stream is not hedged: part of it has been seen")
+    if not _lasts_shorter(contract.hedging.delay_s, contract.timeout_s):
+        raise ValueError("a hedging delay must be shorter than the timeout of the whole call")
+
+
+def _lasts_shorter(part_s: float | None, whole_s: float | None) -> bool:
+    return part_s is None or whole_s is None or part_s < whole_s
 
 
 def _timeout_s(policy: policy_pb2.Policy) -> float | None:
@@ -106,6 +145,13 @@ def _retry_policy(retry: policy_pb2.RetryPolicy) -> RetryPolicy:
         attempt_timeout_s=(
             _seconds(retry.attempt_timeout) if retry.HasField("attempt_timeout") else None
         ),
+    )
+
+
+def _hedge_policy(hedging: policy_pb2.HedgingPolicy) -> HedgePolicy:
+    return HedgePolicy(
+        max_attempts=hedging.max_attempts,
+        delay_s=_seconds(hedging.delay) if hedging.HasField("delay") else None,
     )
 
 

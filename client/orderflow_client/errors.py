@@ -8,7 +8,8 @@
     │                       FAILED_PRECONDITION)
     ├── PermissionDenied    who calls may not (UNAUTHENTICATED, PERMISSION_DENIED)
     ├── Overloaded          the server sheds load; nothing was done (RESOURCE_EXHAUSTED)
-    ├── Unavailable         the server, or the way to it, is down (UNAVAILABLE)
+    ├── Unavailable         the server, or the way to it, is down; with the reason BREAKER_OPEN it
+    │                       was not asked, as it kept failing (UNAVAILABLE)
     ├── DeadlineExceeded    the time ran out; what was asked may still happen (DEADLINE_EXCEEDED)
     ├── Cancelled           the other side gave the call up (CANCELLED)
     └── ServerError         a defect, here or there (INTERNAL, UNKNOWN, DATA_LOSS, UNIMPLEMENTED)
@@ -40,7 +41,7 @@ class OrderflowError(Exception):
         reason: Why, in UPPER_SNAKE_CASE, for programs. Empty when the server did not say.
         message: Why, as a sentence, for people.
         metadata: More about the reason.
-        retry_delay_s: When to try again. None when the server did not say.
+        retry_delay_s: When to try again. None when nobody said.
         violations: Pairs of a field (or subject) and what is wrong with it.
         request_id: Names the call in the server's log. None when not told.
         trace_id: Names the call's trace. None when not told.
@@ -127,13 +128,17 @@ _FAMILIES: Mapping[grpc.StatusCode, type[OrderflowError]] = {
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> OrderflowError:
-    """The typed error for a gRPC error; to be raised `from` it."""
+    """The typed error for a gRPC error; to be raised `from` it.
+
+    The request and the trace are named by the metadata, or else by the ErrorInfo.
+    """
+    details = details_of(error)
     return _FAMILIES[error.code()](
         error.details() or error.code().name,
         code=error.code(),
-        details=details_of(error),
-        request_id=_text(error, REQUEST_ID_KEY),
-        trace_id=_text(error, TRACE_ID_KEY),
+        details=details,
+        request_id=_text(error, REQUEST_ID_KEY) or details.metadata.get("request_id"),
+        trace_id=_text(error, TRACE_ID_KEY) or details.metadata.get("trace_id"),
     )
 
 

@@ -137,8 +137,12 @@ def error(value: OrderflowError) -> None:
     )
     for field, description in value.violations:
         _err.print(Text(f"  - {field}: {description}" if field else f"  - {description}"))
+    if value.retry_delay_s is not None:
+        _err.print(Text(f"  try again in {value.retry_delay_s:.1f} s"))
     if value.request_id:
         _err.print(Text(f"  request id {value.request_id}"))
+    if value.trace_id:
+        _err.print(Text(f"  trace id {value.trace_id}"))
 
 
 def _json(value: order_pb2.Order) -> None:

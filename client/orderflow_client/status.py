@@ -1,4 +1,4 @@
-"""What a failed call says about itself: the google.rpc details and the pushback.
+"""What a failed call says about itself, and what the policies make of it.
 
 The details are read from `grpc-status-details-bin` with google.rpc's own messages:
 `grpc_status.rpc_status.aio.from_call` does not take an exception.
@@ -16,13 +16,29 @@ from google.rpc import (
     status_pb2,
 )
 
+from orderflow_client.resilience.breaker import Outcome
 from orderflow_client.resilience.retry import Verdict
 
 DETAILS_KEY = "grpc-status-details-bin"
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
 _STOP_S = -1.0
 
-_RETRYABLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
+RETRYABLE_CODES = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
+"""What is retried even when the server says nothing about retries."""
+
+_BREAKER_FAILURES = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.DATA_LOSS,
+    }
+)
+
+
+class NeverSent(grpc.aio.AioRpcError):
+    """An attempt ended here before anything was sent: it says nothing about the server."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,12 +103,32 @@ def verdict_on(error: Exception) -> Verdict:
     UNAVAILABLE may, and so may DEADLINE_EXCEEDED (of an attempt: whether the call's own
     deadline lasts is for the retry to see), RESOURCE_EXHAUSTED only with a pushback.
     """
-    if not isinstance(error, grpc.aio.AioRpcError):
+    if not isinstance(error, grpc.aio.AioRpcError) or isinstance(error, NeverSent):
         return Verdict(retryable=False)
     pushback_s = _pushback_s(error)
     if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return Verdict(pushback_s is not None, pushback_s)
-    return Verdict(error.code() in _RETRYABLE, pushback_s)
+    return Verdict(error.code() in RETRYABLE_CODES, pushback_s)
+
+
+def outcome_of(error: Exception) -> Outcome:
+    """What a failed attempt says about the health of the server.
+
+    What is no gRPC error, such as a request that cannot be serialized, never got there.
+    """
+    if not isinstance(error, grpc.aio.AioRpcError) or isinstance(error, NeverSent):
+        return Outcome.IGNORED
+    return outcome_of_code(error.code())
+
+
+def outcome_of_code(code: grpc.StatusCode) -> Outcome:
+    """What the status of an ended call says about the health of the server.
+
+    An answer that is a refusal, such as NOT_FOUND, is a success: the server works.
+    """
+    if code is grpc.StatusCode.CANCELLED:
+        return Outcome.IGNORED
+    return Outcome.FAILURE if code in _BREAKER_FAILURES else Outcome.SUCCESS
 
 
 def _pushback_s(error: grpc.aio.AioRpcError) -> float | None:

@@ -21,6 +21,7 @@ from orderflow_client import (
     NotFound,
     OrderClient,
     Overloaded,
+    PolicyEvent,
     RetryScheduled,
     Unavailable,
     item,
@@ -121,12 +122,12 @@ async def test_every_method_raises_typed_errors(served: Served, client: OrderCli
 
 
 async def test_retries_are_told_to_the_listeners(served: Served) -> None:
-    events: list[RetryScheduled] = []
+    events: list[PolicyEvent] = []
     served.orders.will("CancelOrder", DOWN)
     async with OrderClient(served.target, listeners=[events.append]) as client:
         order = await client.cancel_order("one")
     assert order.state == CANCELLED
-    assert [event.attempt for event in events] == [1]
+    assert [type(event) for event in events] == [RetryScheduled]
 
 
 class TestList:
@@ -279,6 +280,14 @@ class TestChannel:
             async with serving(target) as again:
                 again.orders.will("WatchOrder", watched(PAID))
                 assert (await client.wait_until_settled("one", timeout_s=5)).state == PAID
+
+    async def test_uses_every_server_of_a_target(self, served: Served) -> None:
+        async with (
+            serving() as other,
+            OrderClient(f"ipv4:{served.target},{other.target}") as client,
+        ):
+            while not (served.orders.received and other.orders.received):
+                await client.get_order("one")
 
     def test_needs_a_running_loop(self) -> None:
         with pytest.raises(RuntimeError, match="no running event loop"):

@@ -5,59 +5,42 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 import grpc
 import pytest
-from google.protobuf import duration_pb2
+from google.protobuf import descriptor_pb2, descriptor_pool, duration_pb2
+from google.protobuf.descriptor import ServiceDescriptor
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from resilience.virtual_time import VirtualTime, no_jitter
+from rpc.byte_service import serving_bytes
+from rpc.client_bench import ClientBench
 from rpc.scripted_service import HANG, Refusal, Served, serving
 
-from orderflow.v1 import order_service_pb2, order_service_pb2_grpc
+from orderflow.resilience.v1 import policy_pb2
+from orderflow.v1 import order_service_pb2
 from orderflow_client.client import ORDER_CONTRACT
-from orderflow_client.contract import MethodContract
-from orderflow_client.interceptors import UnaryStreamPolicies, UnaryUnaryPolicies
+from orderflow_client.contract import MethodContract, contracts
 from orderflow_client.resilience import deadline
+from orderflow_client.resilience.breaker import BreakerOptions
 from orderflow_client.resilience.deadline import Deadline
 from orderflow_client.resilience.events import RetryScheduled
-from orderflow_client.resilience.retry import RetryBudget
 
 GET = "/orderflow.v1.OrderService/GetOrder"
 REQUEST = order_service_pb2.GetOrderRequest(order_id="one")
+RESERVE_S = 0.5
 UNAVAILABLE = Refusal(grpc.StatusCode.UNAVAILABLE, "down")
 
 
-class Bench:
-    """A server, a stub whose calls keep to the contract, and the time they see."""
+class Bench(ClientBench):
+    """With the server that its channel leads to."""
 
     def __init__(self, served: Served, contract: Mapping[str, MethodContract]) -> None:
+        super().__init__(served.target, contract, breaker=BreakerOptions(), reserve_s=RESERVE_S)
         self.service = served.orders
-        self.time = VirtualTime()
-        self.budget = RetryBudget()
-        self.events: list[RetryScheduled] = []
-        self.reserve_s = 0.5
-        self.channel = grpc.aio.insecure_channel(
-            served.target,
-            [("grpc.enable_retries", 0)],
-            interceptors=[
-                UnaryUnaryPolicies(
-                    contract,
-                    budget=self.budget,
-                    listeners=[self.events.append],
-                    reserve_s=self.reserve_s,
-                    sleep=self.time.sleep,
-                    random=no_jitter,
-                    clock=self.time.clock,
-                ),
-                UnaryStreamPolicies(contract, reserve_s=self.reserve_s, clock=self.time.clock),
-            ],
-        )
-        self.stub: order_service_pb2_grpc.OrderServiceAsyncStub = (
-            order_service_pb2_grpc.OrderServiceStub(self.channel)
-        )
+        self.stub = self.orders
 
-    def timeouts_s(self, method: str = "GetOrder") -> list[float]:
+    def seen_s(self, method: str = "GetOrder") -> list[float]:
         """What each attempt was given, as the server saw it."""
         return [attempt.time_remaining_s for attempt in self.service.attempts(method)]
 
@@ -101,7 +84,8 @@ async def test_attempts_after_the_first_say_how_many_came_before(bench: Bench) -
     assert all(each.request == REQUEST for each in attempts)
     assert metadata == grpc.aio.Metadata(("x-mine", "kept"))
     assert bench.time.slept == pytest.approx([0.01, 0.02])
-    assert [(event.name, event.attempt) for event in bench.events] == [(GET, 1), (GET, 2)]
+    retries = [event for event in bench.events if isinstance(event, RetryScheduled)]
+    assert [(event.name, event.attempt) for event in retries] == [(GET, 1), (GET, 2)]
 
 
 async def test_when_all_attempts_fail_the_last_error_is_what_the_caller_gets(
@@ -149,13 +133,38 @@ async def test_other_codes_are_not_retried(bench: Bench, code: grpc.StatusCode) 
 
 
 async def test_without_a_retry_policy_a_method_is_not_retried(served: Served) -> None:
-    once = {GET: dataclasses.replace(ORDER_CONTRACT[GET], retry=None)}
+    once = {GET: dataclasses.replace(ORDER_CONTRACT[GET], retry=None, hedging=None)}
     bench = Bench(served, once)
     bench.service.will("GetOrder", UNAVAILABLE)
     async with bench.channel:
         with pytest.raises(grpc.aio.AioRpcError):
             await bench.stub.GetOrder(REQUEST)
     assert len(bench.service.received) == 1
+
+
+async def test_what_is_not_idempotent_is_never_retried() -> None:
+    """It says so in the contract, which refuses a retry policy for it."""
+    async with serving_bytes() as (service, target):
+        bare = contracts(without_idempotency())
+        bench = ClientBench(target, bare, breaker=None)
+        async with bench.channel:
+            call: Any = bench.channel.unary_unary("/bytes.Service/UnaryUnary")
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call(b"fail")
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert service.timeouts_s == [pytest.approx(5, abs=0.3)]
+
+
+def without_idempotency() -> ServiceDescriptor:
+    """A service whose one method has a timeout of 5 s, and no idempotency_level."""
+    file = descriptor_pb2.FileDescriptorProto(name="b.proto", package="bytes", syntax="proto3")
+    file.message_type.add(name="M")
+    method = file.service.add(name="Service").method.add(name="UnaryUnary")
+    method.input_type = method.output_type = ".bytes.M"
+    method.options.Extensions[policy_pb2.policy].timeout.seconds = 5
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return pool.FindServiceByName("bytes.Service")
 
 
 async def test_the_budget_is_shared_by_the_methods_of_a_channel(bench: Bench) -> None:
@@ -206,16 +215,32 @@ class TestPushback:
 class TestDeadline:
     async def test_is_the_methods_own_when_the_caller_gives_none(self, bench: Bench) -> None:
         await bench.stub.GetOrder(REQUEST)
-        assert bench.timeouts_s() == [pytest.approx(2, abs=0.3)]
+        assert bench.seen_s() == [pytest.approx(2, abs=0.3)]
 
     async def test_is_the_callers_otherwise(self, bench: Bench) -> None:
         await bench.stub.GetOrder(REQUEST, timeout=30)
-        assert bench.timeouts_s() == [pytest.approx(30, abs=0.3)]
+        assert bench.seen_s() == [pytest.approx(30, abs=0.3)]
 
     async def test_leaves_a_reserve_of_an_ambient_one(self, bench: Bench) -> None:
         with deadline.within(Deadline.after(1.5, clock=bench.time.clock)):
             await bench.stub.GetOrder(REQUEST)
-        assert bench.timeouts_s() == [pytest.approx(1, abs=0.3)]
+        assert bench.seen_s() == [pytest.approx(1, abs=0.3)]
+
+    @pytest.mark.parametrize("budget_s", [0.2, 0.9, 1.1, 8.7, 61, 1234.5, 86_400])
+    @pytest.mark.parametrize("ambient", [False, True])
+    async def test_is_never_later_at_the_server_than_at_the_caller(
+        self, bench: Bench, budget_s: float, ambient: bool
+    ) -> None:
+        bench.service.will("GetOrder", UNAVAILABLE, UNAVAILABLE)
+        given = Deadline.after(budget_s + RESERVE_S, clock=bench.time.clock)
+        with deadline.within(given if ambient else None):
+            await bench.stub.GetOrder(REQUEST, timeout=9e5 if ambient else budget_s)
+        assert bench.timeouts_s == pytest.approx([budget_s, budget_s - 0.01, budget_s - 0.03])
+        # gRPC rounds what it sends up: here by 3 % at most, and by a millisecond.
+        assert all(
+            0 < seen_s <= sent_s * 1.04 + 0.001
+            for seen_s, sent_s in zip(bench.seen_s(), bench.timeouts_s, strict=True)
+        )
 
     async def test_spans_all_attempts_and_delays(self, bench: Bench) -> None:
         pushback = Refusal(grpc.StatusCode.UNAVAILABLE, trailing={"grpc-retry-pushback-ms": "4000"})
@@ -224,7 +249,7 @@ class TestDeadline:
             await bench.stub.GetOrder(REQUEST, timeout=10)
         # The third retry would begin after 12 of 10 seconds: the real error, and no waiting.
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-        assert bench.timeouts_s() == [pytest.approx(each, abs=0.3) for each in (10, 6, 2)]
+        assert bench.seen_s() == [pytest.approx(each, abs=0.3) for each in (10, 6, 2)]
         assert bench.time.slept == [4, 4]
 
     @pytest.mark.parametrize("timeout_s", [0, -1])
@@ -256,7 +281,7 @@ class TestDeadline:
         async with bench.channel:
             response = await bench.stub.GetOrder(REQUEST)
         assert response.order.id == "one"
-        assert bench.timeouts_s() == [pytest.approx(0.2, abs=0.1)] * 2
+        assert bench.seen_s() == [pytest.approx(0.2, abs=0.1)] * 2
 
 
 class TestCancellation:
@@ -289,13 +314,13 @@ class TestStream:
 
     async def test_has_the_methods_timeout(self, bench: Bench) -> None:
         assert [each async for each in bench.stub.WatchOrder(self.REQUEST)] == []
-        assert bench.timeouts_s("WatchOrder") == [pytest.approx(3600, abs=0.3)]
+        assert bench.seen_s("WatchOrder") == [pytest.approx(3600, rel=0.01)]
 
     async def test_leaves_a_reserve_of_an_ambient_deadline(self, bench: Bench) -> None:
         with deadline.within(Deadline.after(1.5, clock=bench.time.clock)):
             call = bench.stub.WatchOrder(self.REQUEST, timeout=60)
         assert [each async for each in call] == []
-        assert bench.timeouts_s("WatchOrder") == [pytest.approx(1, abs=0.3)]
+        assert bench.seen_s("WatchOrder") == [pytest.approx(1, abs=0.3)]
 
     async def test_is_not_retried(self, bench: Bench) -> None:
         bench.service.will("WatchOrder", [order_service_pb2.WatchOrderResponse(), UNAVAILABLE])

@@ -7,8 +7,9 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from orderflow_client import errors
+from orderflow_client.resilience.breaker import Outcome
 from orderflow_client.resilience.retry import Verdict
-from orderflow_client.status import verdict_on
+from orderflow_client.status import NeverSent, outcome_of, verdict_on
 
 FAMILIES = {
     "INVALID_ARGUMENT": errors.InvalidRequest,
@@ -116,6 +117,18 @@ def test_the_request_is_named_by_either_metadata() -> None:
     assert (error.request_id, error.trace_id) == ("r-1", "t-1")
 
 
+def test_the_request_is_named_by_the_error_info_where_the_metadata_do_not() -> None:
+    info = error_details_pb2.ErrorInfo(
+        reason="INTERNAL", metadata={"request_id": "r-2", "trace_id": "t-2"}
+    )
+    error = errors.from_rpc_error(
+        rpc_error(
+            grpc.StatusCode.INTERNAL, info, trailing=grpc.aio.Metadata(("x-request-id", "r-1"))
+        )
+    )
+    assert (error.request_id, error.trace_id) == ("r-1", "t-2")
+
+
 @pytest.mark.parametrize("raw", [b"\xff", b"\x1a\x05\x0a\x03\xff\xff\xff"])
 def test_details_that_cannot_be_read_do_not_hide_the_error(raw: bytes) -> None:
     trailing = grpc.aio.Metadata(("grpc-status-details-bin", raw))
@@ -166,3 +179,24 @@ class TestVerdict:
 
     def test_what_is_no_rpc_error_may_not_be_retried(self) -> None:
         assert verdict_on(ValueError()) == Verdict(retryable=False)
+
+    def test_what_was_never_sent_may_not_be_retried(self) -> None:
+        assert verdict_on(NeverSent(grpc.StatusCode.DEADLINE_EXCEEDED)) == Verdict(retryable=False)
+
+
+class TestOutcome:
+    @pytest.mark.parametrize("code", FAILURES)
+    def test_only_these_codes_speak_against_the_server(self, code: grpc.StatusCode) -> None:
+        expected = {
+            "UNAVAILABLE": Outcome.FAILURE,
+            "DEADLINE_EXCEEDED": Outcome.FAILURE,
+            "INTERNAL": Outcome.FAILURE,
+            "UNKNOWN": Outcome.FAILURE,
+            "DATA_LOSS": Outcome.FAILURE,
+            "CANCELLED": Outcome.IGNORED,
+        }
+        assert outcome_of(rpc_error(code)) is expected.get(code.name, Outcome.SUCCESS)
+
+    def test_what_never_got_there_says_nothing(self) -> None:
+        assert outcome_of(ValueError()) is Outcome.IGNORED
+        assert outcome_of(NeverSent(grpc.StatusCode.DEADLINE_EXCEEDED)) is Outcome.IGNORED
