@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
+from statistics import median_low
 from typing import Any
 
 import grpc
@@ -477,9 +479,12 @@ async def test_2000_cancelled_calls_leave_no_place_taken_no_task_and_no_memory()
                 sizes.append(tracemalloc.get_traced_memory()[0])
         finally:
             tracemalloc.stop()
-        # One object kept for each call, however small, would be more.
+        # A table may grow once, by many kilobytes. A call, a task or a context that is
+        # kept for each call that was admitted shows in every round.
         warm = sizes[1:]
-        assert max(warm) - warm[0] < 4 * 500 * 16
+        growth = [after - before for before, after in pairwise(warm)]
+        assert median_low(growth) < 500 * 16, sizes
+        assert warm[-1] - warm[0] < 2000 * 100, sizes
         assert server.limits.unary.in_flight == 0
         server.servicer.behave = failing()
         await get(server)

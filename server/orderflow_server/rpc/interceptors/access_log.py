@@ -51,7 +51,7 @@ async def access_log(call: ServerCall) -> AsyncIterator[None]:
         if call.reason:
             fields["reason"] = call.reason
         if call.code in _SERVER_FAULTS:
-            log.error("call failed", exc_info=call.error, **fields)
+            log.error("call failed", cause=_cause(call.error), exc_info=call.error, **fields)
         elif call.code in _UNUSUAL:
             log.warning("call refused", cause=_cause(call.error), **fields)
         else:
