@@ -144,3 +144,13 @@ def _pushback_s(error: grpc.aio.AioRpcError) -> float | None:
 def metadatum(metadata: grpc.aio.Metadata | None, key: str) -> str | bytes | None:
     """The first value under a key; None when there is none."""
     return None if metadata is None else metadata.get(key)
+
+
+def brief(error: BaseException) -> str:
+    """An error for a log: of a failed call its code and reason, and not the text.
+
+    What the other side writes there is its own: a gateway may well quote the card it refused.
+    """
+    if isinstance(error, grpc.aio.AioRpcError):
+        return f"{error.code().name} {details_of(error).reason}".rstrip()
+    return f"{type(error).__name__}: {error}"

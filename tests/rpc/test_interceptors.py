@@ -109,6 +109,19 @@ async def test_an_exception_in_the_middle_of_a_stream_is_mapped_too() -> None:
     assert CANARY not in str(caught.value.details())
 
 
+async def test_a_cancellation_that_is_not_the_calls_own_does_not_leave_the_caller_waiting() -> None:
+    async def wait_for_what_is_cancelled(request: Any, context: Any) -> None:
+        other = asyncio.ensure_future(asyncio.get_running_loop().create_future())
+        other.cancel()
+        await other
+
+    async with scripted() as (servicer, stub, _):
+        servicer.unary = wait_for_what_is_cancelled
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.GetOrder(pb.GetOrderRequest(), timeout=5)
+    assert failure_of(caught.value).reason == "INTERNAL"
+
+
 async def test_a_handlers_own_abort_goes_through_unchanged() -> None:
     async def abort(request: Any, context: Any) -> None:
         await context.abort(grpc.StatusCode.DATA_LOSS, "as it is")

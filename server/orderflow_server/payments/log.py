@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import structlog
 
+from orderflow_client.status import brief
 from orderflow_server.payments.settlement import SettlementDeferred, SettlementEvent
 
 log = structlog.get_logger("orderflow.payments")
@@ -16,7 +17,7 @@ def log_settlement(event: SettlementEvent) -> None:
             order_id=str(event.order_id),
             attempt=event.attempts,
             delay_ms=round(event.delay.total_seconds() * 1000),
-            cause=repr(event.cause.__cause__ or event.cause),
+            cause=brief(event.cause.__cause__ or event.cause),
         )
     else:
         log.debug("order settled", order_id=str(event.order.id), state=event.order.state)

@@ -100,7 +100,8 @@ class Settlement:
             self._running[key] = attempt
             attempt.add_done_callback(lambda task: self._ended(key, task))
         done, _ = await asyncio.wait({attempt}, timeout=budget_s)
-        return attempt.result() if done else order
+        # Cancelled: the process is going away, and the order's lease brings it back elsewhere.
+        return attempt.result() if done and not attempt.cancelled() else order
 
     def _ended(self, key: tuple[UUID, int], attempt: asyncio.Task[Order]) -> None:
         del self._running[key]

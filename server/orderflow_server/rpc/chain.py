@@ -166,6 +166,16 @@ async def _innermost(call: ServerCall, operation: Operation) -> Any:
         gone = asyncio.CancelledError("the caller has gone")
         call.settle(gone)
         raise gone from error
+    except asyncio.CancelledError as error:
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
+        if task.cancelling():
+            call.settle(error)
+            raise
+        # Not this call was cancelled, but something that it waited for. gRPC would take it for the
+        # call's end and send no status, and the caller would wait until its deadline.
+        stray = RuntimeError("what the handler waited for was cancelled")
+        call.settle(stray)
+        raise stray from error
     except BaseException as error:
         call.settle(error)
         raise

@@ -13,6 +13,7 @@ from orderflow_client.resilience.events import (
     PolicyEvent,
     RetryScheduled,
 )
+from orderflow_client.status import brief
 
 log = structlog.get_logger("orderflow.resilience")
 
@@ -26,7 +27,7 @@ def log_policy_event(event: PolicyEvent) -> None:
                 name=event.name,
                 attempt=event.attempt,
                 delay_ms=round(event.delay_s * 1000),
-                cause=repr(event.cause),
+                cause=brief(event.cause),
             )
         case BreakerChanged():
             write = log.info if event.new is BreakerState.CLOSED else log.warning

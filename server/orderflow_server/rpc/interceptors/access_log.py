@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import grpc
 import structlog
 
+from orderflow_client.status import brief
 from orderflow_server.rpc.call import ServerCall
 
 log = structlog.get_logger("orderflow.rpc")
@@ -62,6 +63,6 @@ def _cause(error: BaseException | None) -> str:
     """The whole chain of causes in one line, outermost first."""
     parts = []
     while error is not None:
-        parts.append(f"{type(error).__name__}: {error}")
+        parts.append(brief(error))
         error = error.__cause__
     return " <- ".join(parts)
