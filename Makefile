@@ -28,7 +28,7 @@ run: $(VENV)/.runtime ## Serve on 127.0.0.1:50051 with SQLite and a simulated ga
 
 .PHONY: test
 test: $(VENV)/.dev ## Run the test suite
-	pytest
+	pytest -n auto
 
 .PHONY: check
 check: $(VENV)/.dev ## Format, lint, types, layers, contract

@@ -17,13 +17,9 @@ Continuation = Callable[[grpc.aio.ClientCallDetails, Any], Awaitable[Call]]
 
 
 class Attempts:
-    """Sends one request as often as the policies ask for it, and counts.
+    """Sends one request as often as the policies ask for it, and counts."""
 
-    Attributes:
-        last_error: What the server, or the way to it, said to the last attempt that failed.
-    """
-
-    __slots__ = ("_continuation", "_details", "_request", "_sent", "last_error")
+    __slots__ = ("_continuation", "_details", "_request", "_sent")
 
     def __init__(
         self, continuation: Continuation, details: grpc.aio.ClientCallDetails, request: Any
@@ -32,7 +28,6 @@ class Attempts:
         self._details = details
         self._request = request
         self._sent = 0
-        self.last_error: grpc.aio.AioRpcError | None = None
 
     async def send(self) -> Call:
         """Makes the next attempt, whether it is the first, a retry or a hedge.
@@ -45,12 +40,8 @@ class Attempts:
         """
         details = attempt_details(self._details, previous=self._sent)
         self._sent += 1
-        try:
-            call = await self._continuation(details, self._request)
-            await call  # Its errors must surface here, for the policies to see.
-        except grpc.aio.AioRpcError as error:
-            self.last_error = error
-            raise
+        call = await self._continuation(details, self._request)
+        await call  # Its errors must surface here, for the policies to see.
         return call
 
 

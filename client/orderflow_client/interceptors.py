@@ -58,9 +58,7 @@ class UnaryUnaryPolicies(_Policies, grpc.aio.UnaryUnaryClientInterceptor):
             try:
                 return await method.attempts.run(attempts.send)
             except BreakerOpen as refusal:
-                # When earlier attempts were made, what they met tells more than the refusal of
-                # a further one.
-                raise attempts.last_error or rejection_error(refusal) from refusal
+                raise rejection_error(refusal) from refusal
 
 
 class _StreamPolicies(_Policies):

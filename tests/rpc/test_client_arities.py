@@ -199,6 +199,28 @@ class TestBreaker:
         assert await call.code() is grpc.StatusCode.CANCELLED
         assert bench.breaker_states == ["open", "half_open", "closed"]
 
+    async def test_closes_as_well_when_another_interceptor_reads(self, bench: Bench) -> None:
+        class Reader(grpc.aio.UnaryStreamClientInterceptor):
+            async def intercept_unary_stream(
+                self, continuation: Any, client_call_details: Any, request: Any
+            ) -> Any:
+                call = await continuation(client_call_details, request)
+
+                async def messages() -> AsyncIterator[bytes]:
+                    while (message := await call.read()) is not grpc.aio.EOF:
+                        yield message
+
+                return messages()
+
+        chain = [Reader(), UnaryStreamPolicies(bench.methods)]
+        await refused(UNARY_STREAM, bench)
+        bench.time.now_s += 5
+        async with grpc.aio.insecure_channel(bench.target, interceptors=chain) as channel:
+            call = UNARY_STREAM.call(channel, b"late hang")
+            assert await anext(aiter(call)) == b"first"
+            assert bench.breaker_states == ["open", "half_open", "closed"]
+            call.cancel()
+
     @every_response_stream
     async def test_does_not_mind_what_comes_after_the_first_message(
         self, bench: Bench, arity: Arity
@@ -294,6 +316,7 @@ class TestLeavesNothingBehind:
 
     async def test_when_the_callers_task_is_cancelled(self, bench: Bench) -> None:
         for arity in ARITIES:
+            await arity.responses(arity.call(bench.channel, b"echo"))
             before = len(asyncio.all_tasks())
             bench.service.hanging.clear()
             bench.service.hung_up.clear()
