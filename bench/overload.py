@@ -1,7 +1,7 @@
 """What happens at four times the load that the service can carry.
 
 The service is a process of its own (on a core of its own, where there is more than one), over
-SQLite, and its gateway, whose answers take 50 ms, another; this process makes the load, which is
+SQLite, and its gateway, whose answers take 100 ms, another; this process makes the load, which is
 CreateOrder. Two things can be what bounds the capacity:
 
 - waiting (the default): at most 20 calls at once may wait for the gateway, and the service has CPU
@@ -182,7 +182,7 @@ async def service(directory: Path, max_in_flight: int) -> AsyncIterator[str]:
     address, gateway = (f"127.0.0.1:{free_port()}" for _ in range(2))
     _, _, gateway_port = gateway.rpartition(":")
     commands = [
-        ["gateway", "--port", gateway_port, "--latency-ms", "50", "--log-format", "json"],
+        ["gateway", "--port", gateway_port, "--latency-ms", "100", "--log-format", "json"],
         [
             *("serve", "--address", address, "--gateway", gateway),
             *("--database", str(directory / "orders.db"), "--log-format", "json"),

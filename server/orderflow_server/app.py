@@ -42,7 +42,7 @@ from orderflow_server.storage.engine import BatchEnded, EngineOptions
 from orderflow_server.storage.guarded import GuardedOrderStore, store_outcome
 from orderflow_server.storage.store import open_sqlite_store
 from orderflow_server.telemetry.loop_lag import sample_loop_lag
-from orderflow_server.telemetry.policy_log import log_policy_event
+from orderflow_server.telemetry.policy_log import ShedLog, log_policy_event
 
 log = structlog.get_logger("orderflow.app")
 
@@ -181,11 +181,9 @@ def _assemble(
             ),
             name="calls",
             queue=QueueOptions(max_waiting=_MAX_WAITING),
-            listeners=[log_policy_event],
+            listeners=[log_policy_event, ShedLog()],
         ),
-        streams=Limiter(
-            FixedLimit(settings.max_streams), name="streams", listeners=[log_policy_event]
-        ),
+        streams=Limiter(FixedLimit(settings.max_streams), name="streams", listeners=[ShedLog()]),
         trust_callers=settings.trust_callers,
     )
     rpc = make_server(
