@@ -149,7 +149,8 @@ class Served:
 @asynccontextmanager
 async def serving(address: str = "127.0.0.1:0") -> AsyncIterator[Served]:
     """A server on a free port, or the one given, until the block ends."""
-    server = grpc.aio.server()
+    # Its own port: else the kernel may give it that of another process's.
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     orders, health = ScriptedOrderService(), ScriptedHealth()
     order_service_pb2_grpc.add_OrderServiceServicer_to_server(orders, server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)  # type: ignore[no-untyped-call]  # generated

@@ -43,7 +43,8 @@ def server_call(remaining_s: float | None) -> tuple[ServerCall, list[float]]:
         # The caller's own timer comes first: it rounds up what it sends by as much as a percent.
         (30.3, 30.0, grpc.StatusCode.DEADLINE_EXCEEDED),
         (0.1, 0.098, grpc.StatusCode.DEADLINE_EXCEEDED),
-        (0.1, 0.05, grpc.StatusCode.CANCELLED),
+        (0.1, 0.07, grpc.StatusCode.CANCELLED),
+        (0.01, 0.006, grpc.StatusCode.CANCELLED),
     ],
 )
 def test_a_cancellation_at_the_deadline_is_the_deadline(

@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 from rpc.conformance.cases import Case, Ending
-from rpc.conformance.noise import recorded_noise, remaining_tasks
+from rpc.conformance.noise import leftovers, recorded_noise, threads_of_its_own
 from rpc.conformance.service import (
     BARRIER,
     CANARY,
@@ -97,26 +97,27 @@ async def check(
     case = probe.case
     before = asyncio.all_tasks()
     with recorded_noise() as noise:
-        server = grpc.aio.server(interceptors=interceptors)
-        server.add_generic_rpc_handlers([handler(probe), barrier()])
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        try:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-                # A deadline is for the call alone.
-                await channel.channel_ready()
-                outcome = await _called(channel, probe)
-                # What is sent later arrives later: the server knows of a cancellation by now.
-                passing: Any = channel.unary_unary(BARRIER)
-                await passing(b"")
+        with threads_of_its_own() as threads:
+            server = grpc.aio.server(interceptors=interceptors)
+            server.add_generic_rpc_handlers([handler(probe), barrier()])
+            port = server.add_insecure_port("127.0.0.1:0")
+            await server.start()
+            try:
+                async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                    # A deadline is for the call alone.
+                    await channel.channel_ready()
+                    outcome = await _called(channel, probe)
+                    # What is sent later arrives later: the server knows of a cancellation by now.
+                    passing: Any = channel.unary_unary(BARRIER)
+                    await passing(b"")
+                    probe.released.set()
+                    await _settled(lambda: probe.cleaned_up >= probe.begun)
+                    if watch is not None:
+                        await _settled(lambda: watch.codes)
+            finally:
                 probe.released.set()
-                await _settled(lambda: probe.cleaned_up >= probe.begun)
-                if watch is not None:
-                    await _settled(lambda: watch.codes)
-        finally:
-            probe.released.set()
-            await server.stop(None)
-            left = await remaining_tasks(before, timeout_s=PROMPT_S)
+                await server.stop(None)
+        left = await leftovers(before, threads, timeout_s=PROMPT_S)
 
     code = _check_status(case, outcome, errors)
     _check_messages(case, outcome)

@@ -6,8 +6,10 @@ import asyncio
 import gc
 import logging
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,21 +48,39 @@ def recorded_noise() -> Iterator[list[str]]:
         loop.set_exception_handler(None)
 
 
-async def remaining_tasks(before: set[asyncio.Task[Any]], *, timeout_s: float) -> list[str]:
-    """Names the tasks that have come since and are still there after the timeout, and ends them."""
+@contextmanager
+def threads_of_its_own() -> Iterator[list[threading.Thread]]:
+    """Gives the event loop a new pool of threads, and collects them."""
+    threads: list[threading.Thread] = []
+    pool = ThreadPoolExecutor(initializer=lambda: threads.append(threading.current_thread()))
+    asyncio.get_running_loop().set_default_executor(pool)
+    try:
+        yield threads
+    finally:
+        pool.shutdown(wait=False)
+
+
+async def leftovers(
+    before: set[asyncio.Task[Any]], threads: list[threading.Thread], *, timeout_s: float
+) -> list[str]:
+    """Names the new tasks and the busy threads that are there after the timeout, and ends them."""
+
+    def found() -> list[str]:
+        tasks = asyncio.all_tasks() - before
+        return [repr(task.get_coro()) for task in tasks] + [
+            thread.name for thread in threads if thread.is_alive()
+        ]
+
     names: list[str] = []
     try:
         async with asyncio.timeout(timeout_s):
-            while asyncio.all_tasks() - before:
+            while found():
                 await asyncio.sleep(0.001)
     except TimeoutError:
-        names = [repr(task.get_coro()) for task in asyncio.all_tasks() - before]
-    # A thread that waits for one may begin another.
-    quiet = 0
-    while quiet < 3:
-        tasks = asyncio.all_tasks() - before
-        quiet = 0 if tasks else quiet + 1
-        for task in tasks:
+        names = found()
+    # A thread that waits for a task ends with it, or begins another.
+    while found():
+        for task in asyncio.all_tasks() - before:
             task.cancel()
         await asyncio.sleep(0.001)
     return names
