@@ -27,6 +27,7 @@ from orderflow_server.payments.settlement import Settlement
 from orderflow_server.payments.simulator.server import PaymentSimulator
 from orderflow_server.payments.worker import PaymentWorker, WorkerOptions
 from orderflow_server.rpc.health import HealthService
+from orderflow_server.rpc.interceptors.authentication import anybody
 from orderflow_server.rpc.readiness import Readiness
 from orderflow_server.rpc.server import (
     ORDER_DESCRIPTOR,
@@ -184,13 +185,13 @@ def _assemble(
             listeners=[log_policy_event, ShedLog()],
         ),
         streams=Limiter(FixedLimit(settings.max_streams), name="streams", listeners=[ShedLog()]),
-        trust_callers=settings.trust_callers,
     )
     rpc = make_server(
         settings.address,
         servicer=servicer,
         health=health,
         limits=limits,
+        authenticate=anybody(trusted=settings.trust_callers),
         listeners=[log_policy_event],
         max_request_bytes=settings.max_request_bytes,
     )

@@ -31,6 +31,7 @@ from orderflow_server.orders.errors import StoreUnavailable
 from orderflow_server.rpc.call import ServerCall
 from orderflow_server.rpc.chain import Interceptor, ServerChain
 from orderflow_server.rpc.health import HealthService
+from orderflow_server.rpc.interceptors.authentication import anybody
 from orderflow_server.rpc.interceptors.retry import retry_once
 from orderflow_server.rpc.server import CONTRACT, ORDER_SERVICE, Admission, interceptors
 
@@ -144,11 +145,10 @@ async def serving(
         streams=Limiter(
             FixedLimit(streams), name="streams", queue=NO_QUEUE, listeners=[events.append]
         ),
-        trust_callers=trust_callers,
     )
     repeatable = [path for path, method in CONTRACT.items() if method.retryable]
     chain = ServerChain(
-        [*outermost, *interceptors(limits), *innermost],
+        [*outermost, *interceptors(limits, anybody(trusted=trust_callers)), *innermost],
         services=[ORDER_SERVICE],
         execute=retry_once(repeatable, listeners=[events.append]),
     )

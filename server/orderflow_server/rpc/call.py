@@ -33,6 +33,22 @@ class Method:
         return cls(path, service, name)
 
 
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who calls.
+
+    Attributes:
+        trusted: It may say how critical its calls are.
+    """
+
+    name: str
+    trusted: bool
+
+
+NOBODY = Principal("", trusted=False)
+"""Who calls is not known yet."""
+
+
 class ServerCall:
     """What is known of an RPC under way; the interceptors fill in what they find out.
 
@@ -44,6 +60,7 @@ class ServerCall:
         deadline: The caller's, read once on entry; None when it has none.
         code: The status the call ends with, as far as is known: the chain decides it anew for
             every error that an interceptor is about to see. OK until then.
+        principal: Who calls, once that is known.
         reason: ErrorInfo.reason of that status; empty for OK.
         error: What made it so, for the log; None for OK.
     """
@@ -56,6 +73,7 @@ class ServerCall:
         "deadline",
         "error",
         "method",
+        "principal",
         "reason",
         "request_id",
         "started_s",
@@ -71,6 +89,7 @@ class ServerCall:
         remaining_s: float | None = context.time_remaining()
         self.deadline = None if remaining_s is None else Deadline.after(remaining_s)
         self.code = grpc.StatusCode.OK
+        self.principal = NOBODY
         self.reason = ""
         self.error: BaseException | None = None
         self._slack_s = _slack_s(remaining_s or 0.0)

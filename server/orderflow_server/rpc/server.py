@@ -20,6 +20,7 @@ from orderflow_server.rpc.chain import Interceptor, ServerChain
 from orderflow_server.rpc.health import HealthService
 from orderflow_server.rpc.interceptors.access_log import access_log
 from orderflow_server.rpc.interceptors.admission import admission
+from orderflow_server.rpc.interceptors.authentication import Authenticate, authentication
 from orderflow_server.rpc.interceptors.deadline import deadlines
 from orderflow_server.rpc.interceptors.error_mapping import error_mapping
 from orderflow_server.rpc.interceptors.retry import retry_once
@@ -39,27 +40,28 @@ class Admission:
     Attributes:
         unary: Limits the calls with one response.
         streams: Limits the others.
-        trust_callers: They may say how critical their calls are.
     """
 
     unary: Limiter
     streams: Limiter
-    trust_callers: bool = False
 
 
-def interceptors(limits: Admission) -> list[Interceptor]:
+def interceptors(limits: Admission, authenticate: Authenticate) -> list[Interceptor]:
     """Every interceptor, outermost first.
 
     Inside them a handler may be run again (`retry_once`), and each dependency of the handlers has
-    a breaker of its own: the store in `storage.guarded`, the gateway in its channel. Spans and
-    metrics belong before the access log, authentication after the error mapping.
+    a breaker of its own: the store in `storage.guarded`, the gateway in its channel.
     """
     timeouts_s = {path: m.timeout_s for path, m in CONTRACT.items() if m.timeout_s is not None}
     return [
+        # Spans go here, outermost, so that the log line of a call is within its span.
         # Outside the error mapping, so that it logs the status that the caller gets.
         access_log,
+        # Metrics go here: like the log line, of the status that the caller gets.
         # Outside all that refuses calls, so that a refusal gets its status here.
         error_mapping,
+        # Before admission, which asks whether the caller is trusted.
+        authentication(authenticate),
         # Before admission: a call that is late already takes nobody's place, and one that waits
         # for a place does so within its deadline.
         deadlines(timeouts_s),
@@ -67,7 +69,6 @@ def interceptors(limits: Admission) -> list[Interceptor]:
             CONTRACT,
             unary=limits.unary,
             streams=limits.streams,
-            trust_callers=limits.trust_callers,
         ),
     ]
 
@@ -92,13 +93,14 @@ def make_server(
     servicer: OrderServicer,
     health: HealthService,
     limits: Admission,
+    authenticate: Authenticate,
     listeners: Sequence[Listener],
     max_request_bytes: int,
 ) -> RpcServer:
     """Raises RuntimeError when the address cannot be bound; port 0 takes a free one."""
     repeatable = [path for path, method in CONTRACT.items() if method.retryable]
     chain = ServerChain(
-        interceptors(limits),
+        interceptors(limits, authenticate),
         services=[ORDER_SERVICE],
         execute=retry_once(repeatable, listeners=listeners),
     )

@@ -17,6 +17,7 @@ from rpc.conformance.service import PATH, SERVICE, Probe
 from orderflow_client.resilience.limiter import Limiter
 from orderflow_client.resilience.limits import FixedLimit
 from orderflow_server.rpc.chain import Execute, Interceptor, ServerChain
+from orderflow_server.rpc.interceptors.authentication import anybody
 from orderflow_server.rpc.interceptors.deadline import deadlines
 from orderflow_server.rpc.interceptors.error_mapping import error_mapping
 from orderflow_server.rpc.interceptors.retry import retry_once
@@ -136,7 +137,8 @@ def _ours() -> Sequence[Interceptor]:
         Admission(
             unary=Limiter(FixedLimit(1000), name="calls"),
             streams=Limiter(FixedLimit(1000), name="streams"),
-        )
+        ),
+        anybody(trusted=False),
     )
 
 

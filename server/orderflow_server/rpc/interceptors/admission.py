@@ -20,7 +20,6 @@ def admission(
     *,
     unary: Limiter,
     streams: Limiter,
-    trust_callers: bool,
 ) -> Interceptor:
     """Makes the interceptor.
 
@@ -28,15 +27,14 @@ def admission(
         contract: How critical each method is, by its path.
         unary: Limits the calls with one response.
         streams: Limits those with a stream of them, which last long and cost little.
-        trust_callers: Callers may say how critical their call is, in `x-criticality`. Where
-            anybody may, everybody's calls are soon critical.
     """
 
     @asynccontextmanager
     async def admit(call: ServerCall) -> AsyncIterator[None]:
         method = contract.get(call.method.path)
         criticality = Criticality.DEFAULT if method is None else method.criticality
-        if trust_callers:
+        if call.principal.trusted:
+            # Where anybody may say so, everybody's calls are soon critical.
             criticality = _asked_for(call) or criticality
         limiter = streams if method is not None and method.response_streaming else unary
         waited = Waited()
