@@ -35,8 +35,7 @@ _UNUSUAL = frozenset(
 
 @asynccontextmanager
 async def access_log(call: ServerCall) -> AsyncIterator[None]:
-    # Not unbound at the end: the RPC's context ends with its task, and an abandoned stream is
-    # closed from another context, where unbinding would fail.
+    # Not unbound at the end: the RPC's context ends with its task.
     structlog.contextvars.bind_contextvars(
         request_id=call.request_id, trace_id=call.trace_id, method=call.method.name
     )
