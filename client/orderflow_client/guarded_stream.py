@@ -43,10 +43,14 @@ class StreamPermit:
 class GuardedStream(grpc.aio.UnaryStreamCall[Any, Any], grpc.aio.StreamStreamCall[Any, Any]):
     """A call that is answered with a stream, whose messages its permit is told of.
 
-    In all else it is the call it is made of, with one repair. A call with done callbacks (each
-    has one: its channel's) is kept alive by gRPC until it ends, so a stream that was left half
-    read, and forgotten, would go on until its deadline (grpcio 1.85). This one keeps its
-    callbacks to itself, so that the garbage collector can end the call.
+    In all else it is the call it is made of, but for two repairs, without which a stream that
+    nobody waits for goes on until its deadline (grpcio 1.85):
+
+    - A call with done callbacks (each has one: its channel's) is kept alive by gRPC until it ends.
+      This one keeps its callbacks to itself, so that the garbage collector can end a call that
+      was left half read, and forgotten.
+    - A reader that is cancelled at the moment when the server's metadata arrive leaves its call
+      as it is. This one cancels it.
     """
 
     def __init__(self, call: Any, permit: StreamPermit) -> None:
@@ -69,12 +73,20 @@ class GuardedStream(grpc.aio.UnaryStreamCall[Any, Any], grpc.aio.StreamStreamCal
             callback(self)
 
     async def __aiter__(self) -> AsyncIterator[Any]:
-        async for message in self._call:
-            self._permit.message_came()
-            yield message
+        try:
+            async for message in self._call:
+                self._permit.message_came()
+                yield message
+        except asyncio.CancelledError:
+            self._call.cancel()
+            raise
 
     async def read(self) -> Any:
-        message = await self._call.read()
+        try:
+            message = await self._call.read()
+        except asyncio.CancelledError:
+            self._call.cancel()
+            raise
         if message is not grpc.aio.EOF:
             self._permit.message_came()
         return message

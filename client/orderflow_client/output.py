@@ -19,6 +19,7 @@ from orderflow.v1 import order_pb2
 from orderflow_client.errors import OrderflowError
 from orderflow_client.money import to_decimal
 
+_UUID_CHARACTERS = 36
 _out = Console()
 _err = Console(stderr=True)
 
@@ -75,11 +76,13 @@ class OrderList:
 
     def __init__(self, *, as_json: bool, show_progress: bool) -> None:
         self._as_json = as_json
+        # The id is never cut off, however narrow the terminal: it is there to be copied.
         self._table = Table()
-        for heading in ("order", "state", "placed"):
-            self._table.add_column(heading, no_wrap=True)
+        self._table.add_column("order", no_wrap=True, min_width=_UUID_CHARACTERS)
+        self._table.add_column("state", overflow="fold")
+        self._table.add_column("placed", overflow="fold", min_width=len("2026-01-01"))
         self._table.add_column("total", justify="right", no_wrap=True)
-        self._table.add_column("customer")
+        self._table.add_column("customer", overflow="fold", min_width=len("customer"))
         self._progress = Progress(
             BarColumn(),
             TextColumn("{task.completed} orders"),
