@@ -27,8 +27,6 @@ MAX_REQUEST_BYTES = 1024 * 1024
 MAX_RESPONSE_BYTES = 16 * 1024 * 1024
 """Enough for a page of 1000 orders with 100 items each."""
 
-_DEFAULT_BREAKER = BreakerOptions()
-
 # A target that is several addresses is used as a whole. By default gRPC stays with the first that
 # answers, and a hedge would go to the very server that is slow.
 _ROUND_ROBIN = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
@@ -56,7 +54,7 @@ def open_channel(
     contract: Mapping[str, MethodContract],
     credentials: grpc.ChannelCredentials | None = None,
     listeners: Sequence[Listener] = (),
-    breaker: BreakerOptions | None = _DEFAULT_BREAKER,
+    breaker: BreakerOptions | None = None,
     reserve_s: float = 0.0,
 ) -> grpc.aio.Channel:
     """Opens a channel whose calls keep to the contract.
@@ -71,7 +69,7 @@ def open_channel(
         contract: How each method behaves, from `contracts`. Others pass through untouched.
         credentials: TLS. None: plaintext.
         listeners: Told of retries, hedges and breakers.
-        breaker: When the breakers open, and for how long. None: there are none.
+        breaker: When the breakers open, and for how long. None: the defaults.
         reserve_s: How much of an ambient deadline (`deadline.current()`) a call must leave
             to its caller.
 

@@ -72,8 +72,6 @@ class _StreamPolicies(_Policies):
             return await continuation(details, request), None
         with deadline.within(method.call_deadline(details.timeout)):
             attempt = attempt_details(details, previous=0)
-            if method.breaker is None:
-                return await continuation(attempt, request), None
             try:
                 permit = StreamPermit(method.breaker.acquire())
             except BreakerOpen as refusal:

@@ -27,14 +27,14 @@ class MethodPolicies:
 
     Attributes:
         attempts: Runs the attempts of a call with one request and one response.
-        breaker: The service's, for calls that are not a function to run: streams. None: none.
+        breaker: The service's, for calls that are not a function to run: streams.
         timeout_s: For a call whose caller gives none. None: it has no deadline of its own.
         reserve_s: How much of an ambient deadline a call must leave to its caller.
         clock: What deadlines are measured with.
     """
 
     attempts: Policy
-    breaker: Breaker | None
+    breaker: Breaker
     timeout_s: float | None
     reserve_s: float
     clock: MonotonicClock
@@ -59,7 +59,7 @@ def policies_of(
     *,
     target: str,
     budget: RetryBudget,
-    breaker: BreakerOptions | None,
+    breaker: BreakerOptions | None = None,
     listeners: Sequence[Listener] = (),
     reserve_s: float = 0.0,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -76,24 +76,24 @@ def policies_of(
         contract: The methods, by their names on the wire.
         target: What the channel leads to, for the names of the breakers.
         budget: The retry budget of the channel.
-        breaker: When the breakers open, and for how long. None: there are none.
+        breaker: When the breakers open, and for how long. None: the defaults.
         listeners: Told of retries, hedges and breakers.
         reserve_s: How much of an ambient deadline a call must leave to its caller.
         sleep: Waits the given seconds.
         random: Uniform over [0, 1), for the jitter.
         clock: What deadlines, latencies and open breakers are measured with.
     """
-    breakers: dict[str, Breaker] = {}
-    if breaker is not None:
-        for service in {method.service for method in contract.values()}:
-            breakers[service] = Breaker(
-                f"{target}/{service}",
-                breaker,
-                classify=outcome_of,
-                listeners=listeners,
-                random=random,
-                clock=clock,
-            )
+    breakers = {
+        service: Breaker(
+            f"{target}/{service}",
+            breaker,
+            classify=outcome_of,
+            listeners=listeners,
+            random=random,
+            clock=clock,
+        )
+        for service in {method.service for method in contract.values()}
+    }
 
     def policies(method: MethodContract) -> Iterator[Policy]:
         # The outermost first. `compose` shows what each of them sees.
@@ -118,15 +118,14 @@ def policies_of(
                 sleep=sleep,
                 random=random,
             )
-        if method.service in breakers:
-            yield breakers[method.service]
+        yield breakers[method.service]
         if method.retry is not None and method.retry.attempt_timeout_s is not None:
             yield AttemptTimeout(method.retry.attempt_timeout_s, clock=clock)
 
     return {
         name: MethodPolicies(
             attempts=compose(*policies(method)),
-            breaker=breakers.get(method.service),
+            breaker=breakers[method.service],
             timeout_s=method.timeout_s,
             reserve_s=reserve_s,
             clock=clock,

@@ -10,6 +10,7 @@ from typing import Self
 import typer
 from google.protobuf import json_format
 from google.type.money_pb2 import Money
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
@@ -77,12 +78,12 @@ class OrderList:
     def __init__(self, *, as_json: bool, show_progress: bool) -> None:
         self._as_json = as_json
         # The id is never cut off, however narrow the terminal: it is there to be copied.
-        self._table = Table()
+        self._table = Table(box=SIMPLE_HEAD, pad_edge=False)
         self._table.add_column("order", no_wrap=True, min_width=_UUID_CHARACTERS)
         self._table.add_column("state", overflow="fold")
         self._table.add_column("placed", overflow="fold", min_width=len("2026-01-01"))
         self._table.add_column("total", justify="right", no_wrap=True)
-        self._table.add_column("customer", overflow="fold", min_width=len("customer"))
+        self._table.add_column("customer", overflow="fold")
         self._progress = Progress(
             BarColumn(),
             TextColumn("{task.completed} orders"),

@@ -46,7 +46,7 @@ class ClientBench:
         target: str,
         contract: Mapping[str, MethodContract],
         *,
-        breaker: BreakerOptions | None = AT_ONCE,
+        breaker: BreakerOptions = AT_ONCE,
         reserve_s: float = 0.5,
         clock: MonotonicClock | None = None,
     ) -> None:

@@ -14,6 +14,7 @@ from rpc.scripted_service import HANG, Refusal, Served, serving
 
 from orderflow.v1 import order_service_pb2
 from orderflow_client.client import ORDER_CONTRACT
+from orderflow_client.resilience.breaker import BreakerOptions
 from orderflow_client.resilience.events import HedgeStarted, RetryScheduled
 from orderflow_client.resilience.hedge import HedgePolicy
 
@@ -28,7 +29,9 @@ def hedging_bench(target: str, *, delay_s: float | None = DELAY_S) -> ClientBenc
     get = dataclasses.replace(
         ORDER_CONTRACT[GET], hedging=HedgePolicy(max_attempts=2, delay_s=delay_s)
     )
-    return ClientBench(target, {**ORDER_CONTRACT, GET: get}, breaker=None, clock=time.monotonic)
+    return ClientBench(
+        target, {**ORDER_CONTRACT, GET: get}, breaker=BreakerOptions(), clock=time.monotonic
+    )
 
 
 def previous_attempts(*servers: Served) -> list[str | bytes | None]:

@@ -146,7 +146,7 @@ async def test_what_is_not_idempotent_is_never_retried() -> None:
     """It says so in the contract, which refuses a retry policy for it."""
     async with serving_bytes() as (service, target):
         bare = contracts(without_idempotency())
-        bench = ClientBench(target, bare, breaker=None)
+        bench = ClientBench(target, bare)
         async with bench.channel:
             call: Any = bench.channel.unary_unary("/bytes.Service/UnaryUnary")
             with pytest.raises(grpc.aio.AioRpcError) as caught:
