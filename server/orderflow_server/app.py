@@ -50,7 +50,7 @@ log = structlog.get_logger("orderflow.app")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MIN_IN_FLIGHT = 8
 _INITIAL_IN_FLIGHT = 200
-_MAX_WAITING = 16
+_MAX_WAITING = 8
 _TOLERATED_QUEUE_S = 0.02
 _FIRST_RETRY_DELAY_S = 0.5
 _MAX_RETRY_DELAY_S = 60.0
