@@ -5,6 +5,7 @@ from contextvars import ContextVar
 from random import Random
 
 import pytest
+from resilience.faults import Fault, Refusal, verdict_of
 from resilience.virtual_time import in_virtual_time, now_s
 
 from orderflow_client.resilience import deadline
@@ -12,25 +13,7 @@ from orderflow_client.resilience.deadline import Deadline
 from orderflow_client.resilience.events import HedgeStarted, Listener
 from orderflow_client.resilience.hedge import Hedge, HedgePolicy
 from orderflow_client.resilience.latency import LatencyTracker
-from orderflow_client.resilience.policy import Rejected
-from orderflow_client.resilience.retry import RetryBudget, Verdict
-
-
-class Fault(Exception):
-    """A failure that carries its own verdict."""
-
-    def __init__(self, *, retryable: bool = True, pushback_s: float | None = None) -> None:
-        super().__init__()
-        self.verdict = Verdict(retryable, pushback_s)
-
-
-class Refusal(Rejected):
-    def __init__(self) -> None:
-        super().__init__("refused", name="test", retry_after_s=1)
-
-
-def verdict_of(error: Exception) -> Verdict:
-    return error.verdict if isinstance(error, Fault) else Verdict(retryable=False)
+from orderflow_client.resilience.retry import RetryBudget
 
 
 class Script:

@@ -9,34 +9,17 @@ from random import Random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from resilience.faults import Fault, Refusal, verdict_of
 from resilience.virtual_time import VirtualTime, no_jitter
 
 from orderflow_client.resilience import deadline
 from orderflow_client.resilience.deadline import Deadline
 from orderflow_client.resilience.events import RetryScheduled
-from orderflow_client.resilience.policy import Rejected
 from orderflow_client.resilience.retry import Retry, RetryBudget, RetryPolicy, Verdict
 
 POLICY = RetryPolicy(
     max_attempts=5, initial_backoff_s=0.01, max_backoff_s=1.0, backoff_multiplier=2.0
 )
-
-
-class Fault(Exception):
-    """A failure that carries its own verdict."""
-
-    def __init__(self, *, retryable: bool = True, pushback_s: float | None = None) -> None:
-        super().__init__()
-        self.verdict = Verdict(retryable, pushback_s)
-
-
-class Refusal(Rejected):
-    def __init__(self) -> None:
-        super().__init__("refused", name="test", retry_after_s=1)
-
-
-def verdict_of(error: Exception) -> Verdict:
-    return error.verdict if isinstance(error, Fault) else Verdict(retryable=False)
 
 
 class Script:

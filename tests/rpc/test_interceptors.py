@@ -164,6 +164,17 @@ async def test_a_method_has_a_limit_of_its_own_whatever_the_caller_asks_for() ->
             assert failure_of(caught.value).reason == "DEADLINE_EXCEEDED"
 
 
+async def test_a_timeout_of_the_handlers_own_is_not_taken_for_the_deadline() -> None:
+    async def time_out(request: Any, context: Any) -> Never:
+        raise TimeoutError(CANARY)
+
+    async with scripted() as (servicer, stub, _):
+        servicer.unary = time_out
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.GetOrder(pb.GetOrderRequest())
+    assert failure_of(caught.value).reason == "INTERNAL"
+
+
 async def test_the_handler_sees_the_nearer_of_both_deadlines() -> None:
     seen: list[float | None] = []
 

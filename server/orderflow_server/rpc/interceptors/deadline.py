@@ -33,10 +33,13 @@ def deadlines(timeouts_s: Mapping[str, float]) -> Interceptor:
             yield
             return
         deadline.enter(Deadline.after(cap_s))
+        limit = asyncio.timeout(cap_s)
         try:
-            async with asyncio.timeout(cap_s):
+            async with limit:
                 yield
         except TimeoutError as error:
+            if not limit.expired():
+                raise  # The handler's own.
             raise DeadlineExpired(f"the method's limit of {cap_s:g} s passed") from error
 
     return enforce_deadline
