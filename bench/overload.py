@@ -186,7 +186,8 @@ async def service(directory: Path, max_in_flight: int) -> AsyncIterator[str]:
     commands = [
         ["gateway", "--port", gateway_port, "--latency-ms", "100", "--latency-sigma", "0.3"],
         [
-            *("serve", "--address", address, "--gateway", gateway),
+            *("serve", "--address", address, "--ops-address", "127.0.0.1:0"),
+            *("--gateway", gateway),
             *("--database", str(directory / "orders.db"), "--log-format", "json"),
         ],
     ]

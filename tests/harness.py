@@ -12,6 +12,8 @@ from uuid import uuid4
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from orderflow.v1 import order_pb2, order_service_pb2_grpc
 from orderflow.v1 import order_service_pb2 as pb
@@ -22,6 +24,7 @@ from orderflow_server.payments.simulator.ledger import EntryKind
 from orderflow_server.payments.simulator.server import PaymentSimulator
 from orderflow_server.settings import Settings
 
+NO_SPANS = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)
 NO_FAULTS = Faults()
 OUTAGE = Faults(outage=True)
 ALWAYS_DECLINED = Faults(decline_rate=1.0)
@@ -61,18 +64,21 @@ class Service:
 
 
 @asynccontextmanager
-async def running_service(directory: Path, **settings: Any) -> AsyncIterator[Service]:
+async def running_service(
+    directory: Path, *, tracer_provider: TracerProvider = NO_SPANS, **settings: Any
+) -> AsyncIterator[Service]:
     """Starts everything; the database is kept in `directory`, so a second start finds it."""
     async with PaymentSimulator(seed=1) as simulator:
         values: dict[str, Any] = {
             "address": "127.0.0.1:0",
+            "ops_address": "127.0.0.1:0",
             "database": directory / "orders.db",
             "gateway": simulator.target,
             "worker_poll_s": 0.02,
             "grace_s": 2.0,
         }
         async with (
-            order_app(Settings(**(values | settings))) as app,
+            order_app(Settings(**(values | settings)), tracer_provider=tracer_provider) as app,
             OrderClient(app.address) as client,
             grpc.aio.insecure_channel(app.address) as channel,
         ):

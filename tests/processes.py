@@ -27,6 +27,7 @@ class ServerProcess:
 
     process: asyncio.subprocess.Process
     address: str
+    ops_address: str
     directory: Path
 
     @property
@@ -46,11 +47,12 @@ async def server_process(
     environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[ServerProcess]:
     """Serving when this yields; killed at the end when it still runs."""
-    address = f"127.0.0.1:{free_port()}"
+    address, ops_address = (f"127.0.0.1:{free_port()}" for _ in range(2))
     with (directory / "stdout").open("ab") as stdout, (directory / "stderr").open("ab") as stderr:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-m", "orderflow_server", "serve", "--address", address),
+            *("--ops-address", ops_address),
             *("--database", str(directory / "orders.db"), "--log-format", "json"),
             *arguments,
             env={**os.environ, **(environment or {})},
@@ -60,7 +62,7 @@ async def server_process(
     try:
         async with OrderClient(address) as client:
             await until_serving(client)
-        yield ServerProcess(process, address, directory)
+        yield ServerProcess(process, address, ops_address, directory)
     finally:
         if process.returncode is None:
             process.kill()

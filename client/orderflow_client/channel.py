@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import grpc
 
@@ -15,6 +16,10 @@ from orderflow_client.method_policies import policies_of
 from orderflow_client.resilience.breaker import BreakerOptions
 from orderflow_client.resilience.events import Listener
 from orderflow_client.resilience.retry import RetryBudget
+
+if TYPE_CHECKING:
+    # Only who asks for it needs what it is made of.
+    from orderflow_client.telemetry import ClientTelemetry
 
 KEEPALIVE_TIME_MS = 30_000
 """How often a channel with calls under way pings. A server that allows pings less often
@@ -54,6 +59,7 @@ def open_channel(
     contract: Mapping[str, MethodContract],
     credentials: grpc.ChannelCredentials | None = None,
     listeners: Sequence[Listener] = (),
+    telemetry: ClientTelemetry | None = None,
     breaker: BreakerOptions | None = None,
     reserve_s: float = 0.0,
 ) -> grpc.aio.Channel:
@@ -69,6 +75,8 @@ def open_channel(
         contract: How each method behaves, from `contracts`. Others pass through untouched.
         credentials: TLS. None: plaintext.
         listeners: Told of retries, hedges and breakers.
+        telemetry: Sees every call, those that the contract does not know included. None: nobody
+            does.
         breaker: When the breakers open, and for how long. None: the defaults.
         reserve_s: How much of an ambient deadline (`deadline.current()`) a call must leave
             to its caller.
@@ -78,16 +86,24 @@ def open_channel(
     """
     asyncio.get_running_loop()
     options = [*_OPTIONS, ("grpc.primary_user_agent", f"orderflow-client/{_version()}")]
+    budget = RetryBudget()
+    seen = None
+    if telemetry is not None:
+        seen = telemetry.of_channel(contract, target=target, budget=budget)
+        listeners = [seen.listener, *listeners]
     chain = interceptors(
         policies_of(
             contract,
             target=target,
-            budget=RetryBudget(),
+            budget=budget,
             breaker=breaker,
             listeners=listeners,
             reserve_s=reserve_s,
         )
     )
+    if seen is not None:
+        # A call is all its attempts, and what the policies refuse is one as well.
+        chain = [*seen.around_calls, *chain, *seen.around_attempts]
     if credentials is None:
         return grpc.aio.insecure_channel(target, options, interceptors=chain)
     return grpc.aio.secure_channel(target, credentials, options, interceptors=chain)

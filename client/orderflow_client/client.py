@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -22,6 +22,10 @@ from orderflow_client.resilience import deadline
 from orderflow_client.resilience.deadline import Deadline
 from orderflow_client.resilience.events import Listener
 from orderflow_client.resilience.retry import Retry, RetryPolicy, Verdict
+
+if TYPE_CHECKING:
+    # Only who asks for it needs what it is made of.
+    from orderflow_client.telemetry import ClientTelemetry
 
 ORDER_CONTRACT = contracts(order_service_pb2.DESCRIPTOR.services_by_name["OrderService"])
 """What the protobuf contract says about each method of OrderService."""
@@ -55,6 +59,7 @@ class OrderClient:
             that was given is left open.
         credentials: TLS, for an address. None: plaintext.
         listeners: Told of retries, hedges and breakers, for an address.
+        telemetry: Sees every call, for an address: `orderflow_client.telemetry`. None: nobody does.
 
     Raises:
         RuntimeError: For an address, when no event loop runs.
@@ -66,11 +71,16 @@ class OrderClient:
         *,
         credentials: grpc.ChannelCredentials | None = None,
         listeners: Sequence[Listener] = (),
+        telemetry: ClientTelemetry | None = None,
     ) -> None:
         self._owned_channel: grpc.aio.Channel | None = None
         if isinstance(target, str):
             channel = self._owned_channel = open_channel(
-                target, contract=ORDER_CONTRACT, credentials=credentials, listeners=listeners
+                target,
+                contract=ORDER_CONTRACT,
+                credentials=credentials,
+                listeners=listeners,
+                telemetry=telemetry,
             )
         else:
             channel = target

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 
+from orderflow_client.ended_call import code_of
 from orderflow_client.resilience.breaker import BreakerPermit, Outcome
 from orderflow_client.status import outcome_of_code
 
@@ -37,20 +38,22 @@ class StreamPermit:
         self.settle(Outcome.SUCCESS)
 
     def call_ended(self, call: grpc.aio.Call) -> None:
-        self.settle(outcome_of_code(_code_of_ended(call)))
+        self.settle(outcome_of_code(code_of(call)))
 
 
 class GuardedStream(grpc.aio.UnaryStreamCall[Any, Any], grpc.aio.StreamStreamCall[Any, Any]):
     """A call that is answered with a stream, whose messages its permit is told of.
 
-    In all else it is the call it is made of, but for two repairs, without which a stream that
-    nobody waits for goes on until its deadline (grpcio 1.85):
+    In all else it is the call it is made of, but for three repairs, without which a stream that
+    nobody waits for goes on until its deadline, or for good (grpcio 1.85):
 
     - A call with done callbacks (each has one: its channel's) is kept alive by gRPC until it ends.
       This one keeps its callbacks to itself, so that the garbage collector can end a call that
       was left half read, and forgotten.
     - A reader that is cancelled at the moment when the server's metadata arrive leaves its call
       as it is. This one cancels it.
+    - A call that fails before it goes out, as with metadata that are no text, never ends. This one
+      cancels it when its reader is told.
     """
 
     def __init__(self, call: Any, permit: StreamPermit) -> None:
@@ -77,15 +80,15 @@ class GuardedStream(grpc.aio.UnaryStreamCall[Any, Any], grpc.aio.StreamStreamCal
             async for message in self._call:
                 self._permit.message_came()
                 yield message
-        except asyncio.CancelledError:
-            self._call.cancel()
+        except (asyncio.CancelledError, Exception):
+            self._call.cancel()  # Does nothing to one that has ended.
             raise
 
     async def read(self) -> Any:
         try:
             message = await self._call.read()
-        except asyncio.CancelledError:
-            self._call.cancel()
+        except (asyncio.CancelledError, Exception):
+            self._call.cancel()  # Does nothing to one that has ended.
             raise
         if message is not grpc.aio.EOF:
             self._permit.message_came()
@@ -138,15 +141,3 @@ class GuardedStream(grpc.aio.UnaryStreamCall[Any, Any], grpc.aio.StreamStreamCal
 
     async def wait_for_connection(self) -> None:
         await self._call.wait_for_connection()
-
-
-def _code_of_ended(call: grpc.aio.Call) -> grpc.StatusCode:
-    """The status of a call that has ended, whose `code()` has nothing left to wait for."""
-    asking = call.code()
-    try:
-        asking.send(None)
-    except StopIteration as answer:
-        code: grpc.StatusCode = answer.value
-        return code
-    asking.close()
-    raise AssertionError("unreachable: a call that has ended has a status")

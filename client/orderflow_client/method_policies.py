@@ -54,6 +54,11 @@ class MethodPolicies:
         )
 
 
+def breaker_name(target: str, service: str) -> str:
+    """The name of the breaker that guards a service on a target."""
+    return f"{target}/{service}"
+
+
 def policies_of(
     contract: Mapping[str, MethodContract],
     *,
@@ -85,7 +90,7 @@ def policies_of(
     """
     breakers = {
         service: Breaker(
-            f"{target}/{service}",
+            breaker_name(target, service),
             breaker,
             classify=outcome_of,
             listeners=listeners,

@@ -11,18 +11,20 @@ from uuid import UUID
 
 import structlog
 import uuid_utils
+from opentelemetry.sdk.trace import TracerProvider
 
 from orderflow_client.channel import open_channel
 from orderflow_client.resilience.breaker import Breaker
 from orderflow_client.resilience.limiter import Limiter, QueueOptions
 from orderflow_client.resilience.limits import AdaptiveLimit, AdaptiveLimitOptions, FixedLimit
 from orderflow_server.events.changes import ChangeHub
+from orderflow_server.instruments import Instruments
+from orderflow_server.ops.server import ops_server
 from orderflow_server.orders.cancelling import CancelOrder
 from orderflow_server.orders.placing import PlaceOrder
 from orderflow_server.orders.ports import OrderStore, PaymentGateway
 from orderflow_server.payments.gateway import CONTRACT as GATEWAY_CONTRACT
 from orderflow_server.payments.gateway import GrpcPaymentGateway
-from orderflow_server.payments.log import log_settlement
 from orderflow_server.payments.settlement import Settlement
 from orderflow_server.payments.simulator.server import PaymentSimulator
 from orderflow_server.payments.worker import PaymentWorker, WorkerOptions
@@ -39,11 +41,15 @@ from orderflow_server.rpc.server import (
 from orderflow_server.rpc.servicer import OrderServicer
 from orderflow_server.rpc.validation import RequestValidator
 from orderflow_server.settings import Settings
+from orderflow_server.storage.around import AroundOrderStore
 from orderflow_server.storage.engine import BatchEnded, EngineOptions
-from orderflow_server.storage.guarded import GuardedOrderStore, store_outcome
+from orderflow_server.storage.guarded import guarded_by, store_outcome
 from orderflow_server.storage.store import open_sqlite_store
 from orderflow_server.telemetry.loop_lag import sample_loop_lag
-from orderflow_server.telemetry.policy_log import ShedLog, log_policy_event
+from orderflow_server.telemetry.order_spans import current_traceparent, settling_in_its_trace
+from orderflow_server.telemetry.policy_log import log_policy_event
+from orderflow_server.telemetry.runtime_metrics import runtime_metrics
+from orderflow_server.telemetry.store_spans import kept_span
 
 log = structlog.get_logger("orderflow.app")
 
@@ -62,9 +68,11 @@ class OrderApp:
 
     Attributes:
         address: Where it serves, host:port, with the port it really has.
+        ops_address: Likewise, where it tells of itself over HTTP.
     """
 
     address: str
+    ops_address: str
     rpc: RpcServer
     limits: Admission
     hub: ChangeHub
@@ -73,63 +81,101 @@ class OrderApp:
 
 
 @asynccontextmanager
-async def order_app(settings: Settings) -> AsyncIterator[OrderApp]:
+async def order_app(
+    settings: Settings, *, tracer_provider: TracerProvider
+) -> AsyncIterator[OrderApp]:
     """Starts the service, SERVING when this yields, and stops it in order when the block ends.
+
+    Args:
+        settings: What can be set.
+        tracer_provider: Makes the spans. Who made it flushes it, after this has ended.
 
     Raises:
         StoreUnavailable: The database cannot be opened.
-        RuntimeError: The address cannot be bound.
+        OpsAddressUnavailable, RuntimeError: The address of either kind cannot be bound.
     """
     hub = ChangeHub()
+    health = HealthService([ORDER_SERVICE])
+    readiness = Readiness(health)
+    instruments = Instruments(
+        tracer_provider=tracer_provider,
+        slow_call_s=settings.slow_call_s,
+        serving=lambda: health.serving,
+        now=_utc_now,
+    )
 
-    def wake_watchers(batch: BatchEnded) -> None:
-        hub.publish(batch.changed)
+    def batch_ended(event: BatchEnded) -> None:
+        hub.publish([order.id for order in event.changed])
+        instruments.batch_ended(event)
 
     async with (
+        ops_server(
+            settings.ops_address, registry=instruments.registry, ready=lambda: health.serving
+        ) as ops_address,
         open_sqlite_store(
             settings.database,
             engine=EngineOptions(max_queue=settings.write_queue),
-            on_batch=wake_watchers,
+            on_batch=batch_ended,
+            origin=kept_span,
         ) as unguarded,
         _gateway_target(settings) as target,
-        open_channel(target, contract=GATEWAY_CONTRACT, listeners=[log_policy_event]) as channel,
+        open_channel(
+            target,
+            contract=GATEWAY_CONTRACT,
+            listeners=[log_policy_event],
+            telemetry=instruments.gateway,
+        ) as channel,
     ):
-        health = HealthService([ORDER_SERVICE])
-        readiness = Readiness(health)
-        store = GuardedOrderStore(
-            unguarded,
-            Breaker(
-                "store",
-                classify=store_outcome,
-                listeners=[log_policy_event, readiness.on_event],
-            ),
+        instruments.watch_queue(lambda: unguarded.queue_depth)
+        store = _guarded(unguarded, instruments, readiness)
+        app = _assemble(
+            settings, ops_address, health, hub, store, GrpcPaymentGateway(channel), instruments
         )
-        app = _assemble(settings, health, hub, store, GrpcPaymentGateway(channel))
-        await app.rpc.start()
-        background = {
-            asyncio.create_task(app.worker.run(), name="payment worker"),
-            asyncio.create_task(readiness.run(store.ping), name="readiness"),
-            asyncio.create_task(sample_loop_lag(app.limits.unary.observe_lag), name="loop lag"),
-        }
-        try:
-            await store.ping()
-            health.serve()
-            log.info("serving", address=app.address, gateway=target)
-            yield app
-        finally:
-            await _drain(app, settings)
-            for task in background:
-                task.cancel()
-            await asyncio.wait(background)
-            log.info("stopped")
+        with runtime_metrics(instruments.registry) as observe_lag:
+            await app.rpc.start()
+            background = {
+                asyncio.create_task(app.worker.run(), name="payment worker"),
+                asyncio.create_task(readiness.run(store.ping), name="readiness"),
+                asyncio.create_task(instruments.backlog.run(store.backlog), name="backlog"),
+                asyncio.create_task(
+                    sample_loop_lag(app.limits.unary.observe_lag, observe_lag), name="loop lag"
+                ),
+            }
+            try:
+                await store.ping()
+                health.serve()
+                log.info("serving", address=app.address, ops_address=ops_address, gateway=target)
+                yield app
+            finally:
+                await _drain(app, settings)
+                for task in background:
+                    task.cancel()
+                await asyncio.wait(background)
+                log.info("stopped")
+
+
+def _guarded(store: OrderStore, instruments: Instruments, readiness: Readiness) -> OrderStore:
+    """The store, each call of which has a span and passes the breaker."""
+    breaker = Breaker(
+        "store",
+        classify=store_outcome,
+        listeners=[instruments.policy_event, readiness.on_event],
+    )
+    instruments.policies.watch_breaker(breaker.name)
+    # The spans outside: what the breaker refuses is seen as well.
+    return AroundOrderStore(
+        AroundOrderStore(store, guarded_by(breaker)), instruments.store_spans.around
+    )
 
 
 def _assemble(
     settings: Settings,
+    ops_address: str,
     health: HealthService,
     hub: ChangeHub,
     store: OrderStore,
     gateway: PaymentGateway,
+    instruments: Instruments,
 ) -> OrderApp:
     lease = timedelta(seconds=settings.lease_s)
     settlement = Settlement(
@@ -138,11 +184,14 @@ def _assemble(
         now=_utc_now,
         reserve_s=settings.reserve_s,
         retry_delay=_retry_delay,
-        listener=log_settlement,
+        listener=instruments.settlement_event,
     )
     worker = PaymentWorker(
         store=store,
-        settle=lambda leased: settlement.settle_leased(leased, budget_s=settings.inline_payment_s),
+        settle=settling_in_its_trace(
+            lambda leased: settlement.settle_leased(leased, budget_s=settings.inline_payment_s),
+            instruments.tracer,
+        ),
         now=_utc_now,
         options=WorkerOptions(
             concurrency=settings.worker_concurrency,
@@ -159,6 +208,7 @@ def _assemble(
             now=_utc_now,
             new_order_id=_new_order_id,
             lease=lease,
+            traceparent=current_traceparent,
         ),
         cancel_order=CancelOrder(
             store=store, gateway=gateway, settler=settlement, now=_utc_now, lease=lease
@@ -182,21 +232,26 @@ def _assemble(
             ),
             name="calls",
             queue=QueueOptions(max_waiting=_MAX_WAITING),
-            listeners=[log_policy_event, ShedLog()],
+            listeners=[instruments.policy_event],
         ),
-        streams=Limiter(FixedLimit(settings.max_streams), name="streams", listeners=[ShedLog()]),
+        streams=Limiter(
+            FixedLimit(settings.max_streams), name="streams", listeners=[instruments.policy_event]
+        ),
     )
+    instruments.policies.watch_limiter(limits.unary, "calls")
+    instruments.policies.watch_limiter(limits.streams, "streams")
     rpc = make_server(
         settings.address,
         servicer=servicer,
         health=health,
         limits=limits,
         authenticate=anybody(trusted=settings.trust_callers),
-        listeners=[log_policy_event],
+        telemetry=instruments.calls,
+        listeners=[instruments.policy_event],
         max_request_bytes=settings.max_request_bytes,
     )
     host, _, _ = settings.address.rpartition(":")
-    return OrderApp(f"{host}:{rpc.port}", rpc, limits, hub, settlement, worker)
+    return OrderApp(f"{host}:{rpc.port}", ops_address, rpc, limits, hub, settlement, worker)
 
 
 async def _drain(app: OrderApp, settings: Settings) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+from contextlib import AsyncExitStack
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,13 +14,15 @@ import grpc
 import typer
 from pydantic import ValidationError
 
-from orderflow_server.app import order_app
-from orderflow_server.lifecycle import stop_signals
+from orderflow_server.app import OrderApp, order_app
+from orderflow_server.lifecycle import leave_alone_what_stays, stop_signals
+from orderflow_server.ops.server import OpsAddressUnavailable
 from orderflow_server.orders.errors import StoreUnavailable
 from orderflow_server.payments.simulator import client as simulator_client
 from orderflow_server.payments.simulator import server as simulator_server
 from orderflow_server.payments.simulator.faults import Faults
 from orderflow_server.settings import Settings
+from orderflow_server.telemetry.export import open_exports
 from orderflow_server.telemetry.logs import configure_logs
 
 app = typer.Typer(
@@ -39,6 +43,9 @@ def main() -> None:
 @app.command()
 def serve(
     address: Annotated[str | None, typer.Option(help="Where to serve, host:port.")] = None,
+    ops_address: Annotated[
+        str | None, typer.Option(help="Where to answer /metrics, /livez, /readyz, host:port.")
+    ] = None,
     database: Annotated[Path | None, typer.Option(help="The SQLite file.")] = None,
     gateway: Annotated[
         str | None, typer.Option(help="The payment gateway, host:port. Default: a simulator.")
@@ -49,31 +56,42 @@ def serve(
     """Serve orders until Ctrl-C or SIGTERM. More settings: ORDERFLOW_* in the environment."""
     given = {
         "address": address,
+        "ops_address": ops_address,
         "database": database,
         "gateway": gateway,
         "log_level": log_level,
         "log_format": log_format,
     }
     settings = _settings({name: value for name, value in given.items() if value is not None})
-    configure_logs(level=settings.log_level, form=settings.log_format)
     asyncio.run(_serve(settings))
 
 
 async def _serve(settings: Settings) -> None:
-    async with stop_signals() as stop:
+    async with stop_signals() as stop, AsyncExitStack() as stack:
         try:
-            async with order_app(settings) as running:
-                typer.echo(_hints(running.address), err=True)
+            exports = await stack.enter_async_context(
+                open_exports(version=version("orderflow-server"))
+            )
+        except ValueError as error:
+            raise _failure(f"an OTEL_* variable cannot be read: {error}") from error
+        configure_logs(level=settings.log_level, form=settings.log_format, otlp=exports.logs)
+        try:
+            async with order_app(settings, tracer_provider=exports.tracer_provider) as running:
+                typer.echo(_hints(running), err=True)
+                leave_alone_what_stays()
                 await stop.wait()
         except StoreUnavailable as error:
             raise _failure(f"cannot open the database {settings.database}: {error}") from error
+        except OpsAddressUnavailable as error:
+            raise _failure(str(error)) from error
         except RuntimeError as error:
             if "bind" not in str(error):
                 raise
             raise _failure(f"cannot serve on {settings.address}: is the port taken?") from error
 
 
-def _hints(address: str) -> str:
+def _hints(running: OrderApp) -> str:
+    address = running.address
     default = Settings.model_fields["address"].default
     target = "" if address == default else f" --target {address}"
     return f"""
@@ -83,6 +101,7 @@ Orderflow serves on {address}. Try, in another terminal:
   orderflow order create --customer alice --item BOOK-1:2:12.50 --payment-token tok_visa{target}
   orderflow order list{target}
   grpcurl -plaintext {address} describe orderflow.v1.OrderService
+  curl http://{running.ops_address}/metrics
 
 Ctrl-C stops it.
 """

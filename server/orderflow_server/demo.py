@@ -252,7 +252,7 @@ class _Service:
         self.log = scratch / "service.log"
         self._arguments = [
             "serve",
-            *("--address", address),
+            *("--address", address, "--ops-address", "127.0.0.1:0"),
             *("--gateway", gateway),
             *("--database", str(scratch / "orders.db")),
             *("--log-format", "json"),

@@ -21,6 +21,11 @@ class Settings(BaseSettings):
     address: str = Field(
         "127.0.0.1:50051", description="Where to serve, host:port. Port 0 takes a free one."
     )
+    ops_address: str = Field(
+        "127.0.0.1:9464",
+        description="Where /metrics, /livez and /readyz are answered over HTTP, host:port. "
+        "Port 0 takes a free one.",
+    )
     database: Path = Field(
         Path("orderflow.db"), description="The SQLite file. It is made when it is missing."
     )
@@ -34,6 +39,12 @@ class Settings(BaseSettings):
     )
     log_format: Literal["auto", "json", "console"] = Field(
         "auto", description="auto: console on a terminal, JSON elsewhere."
+    )
+    slow_call_s: float = Field(
+        1.0,
+        gt=0,
+        description="A call that takes longer than this is a warning in the log, seconds. "
+        "Watches are not meant.",
     )
     inline_payment_s: float = Field(
         3.0,

@@ -116,7 +116,7 @@ async def run_server_command(*arguments: str, **environment: str) -> tuple[int, 
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "orderflow_server", *arguments),
-        env=os.environ | environment,
+        env=os.environ | {"ORDERFLOW_OPS_ADDRESS": "127.0.0.1:0"} | environment,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
@@ -140,6 +140,26 @@ async def test_a_taken_port_is_said_in_one_sentence(tmp_path: Path) -> None:
         )
     assert code == 1
     assert server.address in output
+    assert "Traceback" not in output
+
+
+async def test_a_taken_ops_port_is_said_in_one_sentence(tmp_path: Path) -> None:
+    async with server_process(tmp_path) as server:
+        code, output = await run_server_command(
+            *("serve", "--address", "127.0.0.1:0", "--ops-address", server.ops_address),
+            *("--database", str(tmp_path / "other.db")),
+        )
+    assert code == 1
+    assert server.ops_address in output
+    assert "Traceback" not in output
+
+
+async def test_a_variable_of_opentelemetry_that_cannot_be_read_is_said_in_one_sentence() -> None:
+    code, output = await run_server_command(
+        "serve", OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1", OTEL_BSP_MAX_QUEUE_SIZE="-1"
+    )
+    assert code == 1
+    assert "OTEL_" in output
     assert "Traceback" not in output
 
 

@@ -9,6 +9,7 @@ from orderflow_server.orders.money import Money
 from orderflow_server.orders.order import Order, OrderDraft, OrderItem
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC)
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 LEASE = NOW + timedelta(seconds=30)
 
 ITEMS = (
@@ -43,4 +44,4 @@ def new_order(
         items=items,
         payment_token="tok_visa",
     )
-    return Order.place(draft, order_id=order_id(number, now), now=now)
+    return Order.place(draft, order_id=order_id(number, now), now=now, traceparent=TRACEPARENT)

@@ -13,7 +13,7 @@ from typing import TypeVar
 from uuid import UUID
 
 from orderflow_server.orders.order import Order, OrderChange, OrderQuery
-from orderflow_server.orders.ports import LeasedOrder, OrderStore, Payment, PaymentGateway
+from orderflow_server.orders.ports import Backlog, LeasedOrder, OrderStore, Payment, PaymentGateway
 
 T = TypeVar("T")
 
@@ -88,6 +88,9 @@ class SteppedStore(_Stepped):
             order_id,
             lambda: self._store.changes(order_id, after_version=after_version),
         )
+
+    async def backlog(self) -> Backlog:
+        return await self._step("backlog", None, self._store.backlog)
 
     async def ping(self) -> None:
         await self._step("ping", None, self._store.ping)

@@ -10,8 +10,8 @@ from datetime import datetime
 from uuid import UUID
 
 from orderflow_server.orders.errors import OrderNotFound, RequestIdReused, VersionConflict
-from orderflow_server.orders.order import Order, OrderChange, OrderQuery
-from orderflow_server.orders.ports import LeasedOrder
+from orderflow_server.orders.order import Order, OrderChange, OrderQuery, OrderState
+from orderflow_server.orders.ports import Backlog, LeasedOrder, Waiting
 
 
 class FakeOrderStore:
@@ -69,6 +69,15 @@ class FakeOrderStore:
     async def changes(self, order_id: UUID, *, after_version: int) -> Sequence[OrderChange]:
         changes = self._changes.get(order_id, [])
         return [change for change in changes if change.version > after_version]
+
+    async def backlog(self) -> Backlog:
+        waiting: dict[OrderState, list[datetime]] = {}
+        for order in self._orders.values():
+            if order.state.awaits_gateway:
+                waiting.setdefault(order.state, []).append(order.update_time)
+        return Backlog(
+            orders={state: Waiting(len(times), min(times)) for state, times in waiting.items()}
+        )
 
     async def ping(self) -> None:
         pass

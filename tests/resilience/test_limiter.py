@@ -212,6 +212,25 @@ class TestShedding:
             assert limiter.waiting == 0
 
     @in_virtual_time
+    async def test_while_calls_are_refused_nobody_waits_long(self) -> None:
+        """A queue that stands is no burst: who is refused learns it at once."""
+        limiter = make_limiter(1, max_wait_s=0.2)
+
+        async def waited_s() -> float:
+            began_s = now_s()
+            with pytest.raises(Overloaded):
+                await limiter.acquire(CRITICAL)
+            return now_s() - began_s
+
+        with await limiter.acquire():
+            assert await waited_s() == pytest.approx(0.2)
+            assert await waited_s() == pytest.approx(0.002)
+            await asyncio.sleep(0.9)
+            assert await waited_s() == pytest.approx(0.002)
+            await asyncio.sleep(1.1)  # nobody was refused meanwhile
+            assert await waited_s() == pytest.approx(0.2)
+
+    @in_virtual_time
     async def test_without_a_queue_nobody_waits(self) -> None:
         limiter = make_limiter(1, max_waiting=0)
         with await limiter.acquire(), pytest.raises(Overloaded):
@@ -444,6 +463,9 @@ class TestCancellation:
     [
         ({"max_waiting": -1}, "max_waiting"),
         ({"max_wait_s": 0}, "max_wait_s"),
+        ({"overload_wait_s": 0}, "overload_wait_s"),
+        ({"overload_wait_s": 0.2}, "overload_wait_s"),
+        ({"calm_s": -1}, "calm_s"),
         ({"min_retry_after_s": 0}, "retry"),
         ({"min_retry_after_s": 6}, "retry"),
         ({"max_retry_after_s": float("inf")}, "retry"),

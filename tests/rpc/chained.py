@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 
 from orderflow_server.rpc.call import ServerCall
-from orderflow_server.rpc.chain import ServerChain
+from orderflow_server.rpc.chain import Operation, ServerChain
 
 SERVICE = "test.Service"
 PATH = f"/{SERVICE}/Method"
@@ -25,15 +25,15 @@ class Seen:
     def has_ended(self) -> bool:
         return bool(self.codes)
 
-    @asynccontextmanager
-    async def __call__(self, call: ServerCall) -> AsyncIterator[None]:
+    async def __call__(self, call: ServerCall, proceed: Operation) -> Any:
         try:
-            yield
+            response = await proceed()
         except BaseException as error:
             self.errors.append(error)
             raise
         else:
             self.errors.append(None)
+            return response
         finally:
             self.codes.append(call.code)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from typing import Any, Never
 
 import grpc
@@ -14,8 +14,8 @@ from google.protobuf.wrappers_pb2 import StringValue
 from rpc.chained import ECHO, PATH, SERVICE, Seen, call_unary, chain, serving, unary
 
 from harness import until
-from orderflow_server.rpc.call import ServerCall
-from orderflow_server.rpc.chain import ServerChain
+from orderflow_server.rpc.call import UNKNOWN_METHOD, Method, ServerCall
+from orderflow_server.rpc.chain import Operation, ServerChain
 
 
 class Details:
@@ -99,7 +99,8 @@ async def test_a_handler_that_is_made_for_one_call_serves_that_call_only() -> No
 
 async def test_nothing_is_kept_of_methods_that_there_are_not_nor_of_other_services() -> None:
     one = chain()
-    assert await wrapped(one, None, f"/{SERVICE}/Nonsense") is None
+    unknown = await wrapped(one, None, f"/{SERVICE}/Nonsense")
+    assert await wrapped(one, None, "/no.Service/Nonsense") is unknown
     assert await wrapped(one, ECHO, "/grpc.health.v1.Health/Check") is ECHO
     assert await wrapped(one, ECHO) is not ECHO
     assert len(one._wrapped) == 1
@@ -112,11 +113,11 @@ async def test_the_first_interceptor_is_the_outermost() -> None:
     steps: list[str] = []
 
     def noting(name: str) -> Any:
-        @asynccontextmanager
-        async def interceptor(_call: ServerCall) -> AsyncIterator[None]:
+        async def interceptor(_call: ServerCall, proceed: Operation) -> Any:
             steps.append(f"into {name}")
-            yield
+            response = await proceed()
             steps.append(f"out of {name}")
+            return response
 
         return interceptor
 
@@ -131,11 +132,8 @@ async def test_the_first_interceptor_is_the_outermost() -> None:
 
 
 async def test_what_an_interceptor_raises_on_the_way_in_is_seen_by_those_around_it() -> None:
-    @asynccontextmanager
-    async def refuse(call: ServerCall) -> AsyncIterator[None]:
-        if call.method.service == SERVICE:
-            await call.context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "no room")
-        yield
+    async def refuse(call: ServerCall, _proceed: Operation) -> Never:
+        await call.context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "no room")
 
     outer, inner = Seen(), Seen()
     async with serving(ECHO, chain(outer, refuse, inner)) as channel:
@@ -147,10 +145,9 @@ async def test_what_an_interceptor_raises_on_the_way_in_is_seen_by_those_around_
 
 
 async def test_an_error_that_an_interceptor_replaces_changes_the_status_from_there_on() -> None:
-    @asynccontextmanager
-    async def translate(call: ServerCall) -> AsyncIterator[None]:
+    async def translate(call: ServerCall, proceed: Operation) -> Any:
         try:
-            yield
+            return await proceed()
         except KeyError:
             await call.context.abort(grpc.StatusCode.NOT_FOUND, "no such thing")
 
@@ -168,10 +165,9 @@ async def test_an_error_that_an_interceptor_replaces_changes_the_status_from_the
 
 
 async def test_an_interceptor_cannot_keep_an_error_to_itself() -> None:
-    @asynccontextmanager
-    async def swallow(call: ServerCall) -> AsyncIterator[None]:
+    async def swallow(_call: ServerCall, proceed: Operation) -> None:
         with suppress(KeyError):
-            yield
+            await proceed()
 
     async def handle(request: Any, context: Any) -> Never:
         raise KeyError
@@ -188,11 +184,10 @@ async def test_an_interceptor_cannot_keep_an_error_to_itself() -> None:
 async def test_a_cancelled_stream_leaves_its_interceptors_in_the_task_it_entered_them_in() -> None:
     tasks: list[Any] = []
 
-    @asynccontextmanager
-    async def in_one_task(call: ServerCall) -> AsyncIterator[None]:
+    async def in_one_task(_call: ServerCall, proceed: Operation) -> Any:
         tasks.append(asyncio.current_task())
         try:
-            yield
+            return await proceed()
         finally:
             tasks.append(asyncio.current_task())
 
@@ -217,39 +212,49 @@ async def test_a_cancelled_stream_leaves_its_interceptors_in_the_task_it_entered
 # --- running a handler again ----------------------------------------------------------
 
 
-async def test_a_handler_of_single_messages_may_be_run_again() -> None:
-    runs: list[tuple[str, str]] = []
+async def test_an_interceptor_may_run_a_handler_again() -> None:
+    failures = [KeyError("the first time")]
     seen = Seen()
 
-    async def twice(call: ServerCall, operation: Callable[[], Awaitable[Any]]) -> Any:
-        runs.append((call.method.path, await operation()))
-        return await operation()
+    async def twice(_call: ServerCall, proceed: Operation) -> Any:
+        with suppress(KeyError):
+            return await proceed()
+        return await proceed()
 
     async def handle(request: StringValue, context: Any) -> str:
+        for failure in failures:
+            failures.clear()
+            raise failure
         return request.value
 
     handler = unary(handle, StringValue.FromString, str.encode)
-    async with serving(handler, chain(seen, execute=twice)) as channel:
+    async with serving(handler, chain(seen, twice)) as channel:
         request = StringValue(value="once more").SerializeToString()
         assert await call_unary(channel, request) == b"once more"
-    assert runs == [(PATH, "once more")]
     assert seen.errors == [None]
+    assert seen.codes == [grpc.StatusCode.OK]
 
 
-@pytest.mark.parametrize("arity", ["unary_stream", "stream_unary", "stream_stream"])
-async def test_a_handler_of_streams_is_run_once(arity: str) -> None:
-    async def never(call: ServerCall, operation: Callable[[], Awaitable[Any]]) -> Never:
-        raise AssertionError
+# --- methods that there are not -------------------------------------------------------
 
-    async def handle(request: Any, context: Any) -> bytes | None:
-        if arity == "stream_unary":
-            return b"answer"
-        await context.write(b"answer")
-        return None
 
-    handler = getattr(grpc, f"{arity}_rpc_method_handler")(handle)
-    async with serving(handler, chain(execute=never)) as channel:
-        request = iter([b""]) if arity.startswith("stream") else b""
-        call = getattr(channel, arity)(PATH)(request)
-        answer = await call if arity == "stream_unary" else [message async for message in call]
-    assert answer in (b"answer", [b"answer"])
+@pytest.mark.parametrize("path", [f"/{SERVICE}/NoMethod", "/no.Service/Method", "/no.Service/Two"])
+@pytest.mark.parametrize("arity", ["unary_unary", "unary_stream", "stream_unary", "stream_stream"])
+async def test_a_call_to_what_is_not_there_passes_the_interceptors_without_its_name(
+    path: str, arity: str
+) -> None:
+    methods: list[Method] = []
+
+    async def note(call: ServerCall, proceed: Operation) -> Any:
+        methods.append(call.method)
+        return await proceed()
+
+    seen = Seen()
+    async with serving(ECHO, chain(seen, note)) as channel:
+        call = getattr(channel, arity)(path)(iter([b""]) if arity.startswith("stream") else b"")
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await (call.read() if arity.endswith("_stream") else call)
+        await until(seen.has_ended)
+    assert failure.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert seen.codes == [grpc.StatusCode.UNIMPLEMENTED]
+    assert methods == [UNKNOWN_METHOD]

@@ -54,7 +54,9 @@ async def scripted(
 ) -> AsyncIterator[tuple[Scripted, order_service_pb2_grpc.OrderServiceAsyncStub, ServerChain]]:
     servicer = Scripted()
     timeouts = {GET: timeout_s, f"/{ORDER_SERVICE}/WatchOrder": timeout_s}
-    chain = ServerChain([access_log, error_mapping, deadlines(timeouts)], services=[ORDER_SERVICE])
+    chain = ServerChain(
+        [access_log(slow_call_s=5.0), error_mapping, deadlines(timeouts)], services=[ORDER_SERVICE]
+    )
     server = grpc.aio.server(interceptors=[chain])
     order_service_pb2_grpc.add_OrderServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")

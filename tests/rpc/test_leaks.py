@@ -1,4 +1,4 @@
-"""No secret in a status or in the log, at any level, however a call ends."""
+"""No secret in a status, in a span or in the log, at any level, however a call ends."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
+from fakes.telemetry import Seen
 from harness import ALWAYS_DECLINED, OUTAGE, Service, create_request, running_service, until
 from orderflow.payments.v1 import payment_gateway_pb2_grpc
 from orderflow.v1 import order_pb2
@@ -30,10 +31,15 @@ MISSING = "0198a3a0-0000-7000-8000-000000000000"
 
 
 class Log:
-    """Everything that is logged, as both renderers write it, and what the libraries log."""
+    """Everything that is logged, as both renderers write it, and what the libraries log.
+
+    Attributes:
+        seen: Keeps every span.
+    """
 
     def __init__(self, libraries: pytest.LogCaptureFixture) -> None:
         self.lines: list[str] = []
+        self.seen = Seen()
         self._libraries = libraries
         self._renderers = [processors(console=console) for console in (False, True)]
 
@@ -47,7 +53,9 @@ class Log:
 
     @property
     def text(self) -> str:
-        return "\n".join(self.lines) + self._libraries.text
+        """All of it, and every span, its links and events included."""
+        spans = [span.to_json() for span in self.seen.spans]
+        return "\n".join([*map(str, self.lines), *spans, self._libraries.text])
 
     def has(self, *words: str) -> bool:
         return any(all(word in line for word in words) for line in self.lines)
@@ -72,7 +80,7 @@ async def service(tmp_path: Path, log: Log) -> AsyncIterator[Service]:
     # A path that looks like a database's address, and has a password in it.
     directory = tmp_path / DSN
     directory.mkdir(parents=True)
-    async with running_service(directory) as running:
+    async with running_service(directory, tracer_provider=log.seen.tracer_provider) as running:
         yield running
 
 
@@ -115,7 +123,10 @@ async def test_a_paid_order_a_declined_one_and_one_that_waits(service: Service, 
         order_pb2.ORDER_STATE_PAYMENT_DECLINED,
         order_pb2.ORDER_STATE_PENDING_PAYMENT,
     }
-    assert log.has('"code": "OK"', "CreateOrder")
+    assert log.has('"code":"OK"', "CreateOrder")
+    for name in ("orderflow.v1.OrderService/CreateOrder", "store.place", "store.batch"):
+        assert log.seen.named(name)
+    assert log.seen.named("orderflow.payments.v1.PaymentGateway/Charge attempt")
     assert log.has("order settled")
     assert_no_secret(log.text)
 
@@ -157,6 +168,8 @@ async def test_secrets_in_the_metadata(service: Service, log: Log) -> None:
         ("authorization", f"Bearer {TOKEN}"),
         ("x-criticality", TOKEN),
         ("traceparent", TOKEN),
+        ("tracestate", TOKEN),
+        ("baggage", f"payment_token={TOKEN}"),
     )
     get = service.stub.GetOrder(pb.GetOrderRequest(order_id=MISSING), metadata=secret)
     assert await status_of(get) is grpc.StatusCode.NOT_FOUND
@@ -250,7 +263,9 @@ async def test_a_gateway_that_repeats_what_it_was_sent(
 ) -> None:
     async with (
         talkative(code) as target,
-        running_service(tmp_path, gateway=target) as service,
+        running_service(
+            tmp_path, tracer_provider=log.seen.tracer_provider, gateway=target
+        ) as service,
     ):
         call = create(service)
         assert await status_of(call) is grpc.StatusCode.OK
@@ -264,4 +279,11 @@ async def test_a_gateway_that_repeats_what_it_was_sent(
 async def test_the_check_itself_finds_a_secret_in_the_log(log: Log) -> None:
     structlog.get_logger().debug("a slip", value=TOKEN)
     with pytest.raises(AssertionError, match="a slip"):
+        assert_no_secret(log.text)
+
+
+async def test_the_check_itself_finds_a_secret_in_a_span(log: Log) -> None:
+    with log.seen.tracer_provider.get_tracer("slips").start_as_current_span("a slip") as span:
+        span.set_attribute("value", TOKEN)
+    with pytest.raises(AssertionError, match='"value": '):
         assert_no_secret(log.text)

@@ -17,7 +17,9 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
+from fakes.telemetry import Seen
 from harness import failure_of, until
 from orderflow.v1 import order_service_pb2 as pb
 from orderflow.v1 import order_service_pb2_grpc as rpc
@@ -29,16 +31,15 @@ from orderflow_client.resilience.limiter import Limiter, QueueOptions
 from orderflow_client.resilience.limits import FixedLimit
 from orderflow_server.orders.errors import StoreUnavailable
 from orderflow_server.rpc.call import ServerCall
-from orderflow_server.rpc.chain import Interceptor, ServerChain
+from orderflow_server.rpc.chain import Interceptor, Operation, ServerChain
 from orderflow_server.rpc.health import HealthService
 from orderflow_server.rpc.interceptors.authentication import anybody
-from orderflow_server.rpc.interceptors.retry import retry_once
-from orderflow_server.rpc.server import CONTRACT, ORDER_SERVICE, Admission, interceptors
+from orderflow_server.rpc.server import ORDER_SERVICE, Admission, interceptors
 
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 NO_QUEUE = QueueOptions(max_waiting=0)
-PATIENT_QUEUE_OF_ONE = QueueOptions(max_waiting=1, max_wait_s=30.0)
+PATIENT_QUEUE_OF_ONE = QueueOptions(max_waiting=1, max_wait_s=30.0, calm_s=0.0)
 
 IN_FLIGHT = WAITING = 50
 
@@ -136,7 +137,7 @@ async def serving(
     queue: QueueOptions = NO_QUEUE,
     trust_callers: bool = False,
     outermost: Sequence[Interceptor] = (),
-    innermost: Sequence[Interceptor] = (),
+    around_retry: Sequence[Interceptor] = (),
 ) -> AsyncIterator[Server]:
     """The interceptors as `make_server` puts them together, around a scripted service."""
     servicer, events = Scripted(), list[PolicyEvent]()
@@ -146,12 +147,13 @@ async def serving(
             FixedLimit(streams), name="streams", queue=NO_QUEUE, listeners=[events.append]
         ),
     )
-    repeatable = [path for path, method in CONTRACT.items() if method.retryable]
-    chain = ServerChain(
-        [*outermost, *interceptors(limits, anybody(trusted=trust_callers)), *innermost],
-        services=[ORDER_SERVICE],
-        execute=retry_once(repeatable, listeners=[events.append]),
+    *outer, retry = interceptors(
+        limits,
+        anybody(trusted=trust_callers),
+        Seen(sampler=ALWAYS_OFF).call_telemetry(),
+        listeners=[events.append],
     )
+    chain = ServerChain([*outermost, *outer, *around_retry, retry], services=[ORDER_SERVICE])
     server = grpc.aio.server(interceptors=[chain])
     rpc.add_OrderServiceServicer_to_server(servicer, server)
     health = HealthService([ORDER_SERVICE])
@@ -367,12 +369,11 @@ async def test_a_defect_is_not_run_again() -> None:
 async def test_a_second_run_that_would_come_too_late_is_not_made() -> None:
     """What is left of the deadline is less than the delay before it."""
 
-    @asynccontextmanager
-    async def little_time_left(_call: ServerCall) -> AsyncIterator[None]:
+    async def little_time_left(_call: ServerCall, proceed: Operation) -> Any:
         deadline.enter(Deadline.after(0.01))
-        yield
+        return await proceed()
 
-    async with serving(innermost=[little_time_left]) as server:
+    async with serving(around_retry=[little_time_left]) as server:
         server.servicer.behave = failing(StoreUnavailable("connection lost"))
         error = await refusal(get(server))
         assert error.code() is UNAVAILABLE
@@ -409,10 +410,9 @@ async def test_both_runs_have_one_place_among_the_calls() -> None:
 
 
 async def test_no_handler_runs_for_a_call_that_arrives_too_late() -> None:
-    @asynccontextmanager
-    async def slow_network(call: ServerCall) -> AsyncIterator[None]:
+    async def slow_network(call: ServerCall, proceed: Operation) -> Any:
         call.deadline = Deadline.after(0.0)
-        yield
+        return await proceed()
 
     # With one place and nobody to give it back, being late must not take it.
     async with serving(unary=1, outermost=[slow_network]) as server:
@@ -462,7 +462,7 @@ async def cancel_many(server: Server, number: int) -> None:
 
 
 async def test_2000_cancelled_calls_leave_no_place_taken_no_task_and_no_memory() -> None:
-    queue = QueueOptions(max_waiting=WAITING, max_wait_s=30.0)
+    queue = QueueOptions(max_waiting=WAITING, max_wait_s=30.0, calm_s=0.0)
     async with serving(unary=IN_FLIGHT, queue=queue) as server:
         server.servicer.behave = Gate()
         tasks_before = len(asyncio.all_tasks())

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any, Never
 
@@ -16,14 +15,14 @@ from rpc.chained import PATH, Seen, call_unary, chain, serving, unary
 
 from harness import until
 from orderflow_server.rpc.call import ServerCall
+from orderflow_server.rpc.chain import Operation
 
 _greeting: ContextVar[str] = ContextVar("greeting", default="nothing")
 
 
-@asynccontextmanager
-async def greeted(call: ServerCall) -> AsyncIterator[None]:
+async def greeted(_call: ServerCall, proceed: Operation) -> Any:
     _greeting.set("hello")
-    yield
+    return await proceed()
 
 
 async def test_a_plain_handler_runs_in_a_thread_with_the_interceptors_context_variables() -> None:
@@ -131,10 +130,9 @@ async def test_a_plain_handler_whose_turn_comes_after_the_end_of_its_call_does_n
     assert runs == [b"in time"]
 
 
-@asynccontextmanager
-async def limited(call: ServerCall) -> AsyncIterator[None]:
+async def limited(_call: ServerCall, proceed: Operation) -> Any:
     async with asyncio.timeout(0.05):
-        yield
+        return await proceed()
 
 
 async def test_a_plain_handler_that_cannot_send_is_stopped_when_its_call_is() -> None:
@@ -170,10 +168,9 @@ async def test_what_a_plain_handler_yields_after_the_end_of_its_call_is_not_sent
         finally:
             closed.set()
 
-    @asynccontextmanager
-    async def released_late(call: ServerCall) -> AsyncIterator[None]:
+    async def released_late(_call: ServerCall, proceed: Operation) -> Any:
         asyncio.get_running_loop().call_later(0.1, released.set)
-        yield
+        return await proceed()
 
     handler: Any = grpc.unary_stream_rpc_method_handler(late)
     async with serving(handler, chain(seen, released_late, limited)) as channel:

@@ -13,7 +13,7 @@ from fakes.orders import LEASE, NOW, new_order, order_id
 from orderflow_server.orders.errors import OrderNotFound, RequestIdReused, VersionConflict
 from orderflow_server.orders.money import MAX_UNITS, Money
 from orderflow_server.orders.order import Order, OrderChange, OrderItem, OrderQuery, OrderState
-from orderflow_server.orders.ports import LeasedOrder, OrderStore
+from orderflow_server.orders.ports import Backlog, LeasedOrder, OrderStore, Waiting
 
 SECOND = timedelta(seconds=1)
 EVERYTHING = OrderQuery(limit=1000)
@@ -274,6 +274,40 @@ async def test_a_replayed_order_keeps_its_lease(store: OrderStore) -> None:
     order = await store.place(new_order(1), lease_until=NOW)
     await store.place(new_order(2, request=1), lease_until=LEASE)
     assert list(await lease(store, NOW)) == [LeasedOrder(order, attempts=1)]
+
+
+# The backlog
+
+
+async def test_the_backlog_is_what_awaits_the_gateway_since_it_does(store: OrderStore) -> None:
+    assert await store.backlog() == Backlog(orders={})
+
+    orders = [new_order(number, now=NOW + number * SECOND) for number in range(5)]
+    for order in orders:
+        await store.place(order, lease_until=LEASE)
+    refunding_since = NOW + 60 * SECOND
+    for order in orders[:3]:
+        paid = order.paid(NOW + 30 * SECOND)
+        await store.save(paid)
+        if order is not orders[0]:
+            await store.save(paid.refunding(refunding_since), lease_until=LEASE)
+    assert await store.backlog() == Backlog(
+        orders={
+            OrderState.PENDING_PAYMENT: Waiting(2, NOW + 3 * SECOND),
+            OrderState.REFUNDING: Waiting(2, refunding_since),
+        },
+        events=Waiting(0, None),
+    )
+
+
+async def test_an_order_in_the_backlog_stays_as_old_however_often_it_is_leased(
+    store: OrderStore,
+) -> None:
+    order = await store.place(new_order(), lease_until=NOW)
+    await lease(store, NOW)
+    await store.defer(order.id, until=LEASE)
+    backlog = await store.backlog()
+    assert backlog.orders == {OrderState.PENDING_PAYMENT: Waiting(1, order.create_time)}
 
 
 # Listing

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
 
-from fakes.orders import LEASE, new_order, order_id
+from fakes.orders import LEASE, new_order
+from harness import until
 from orderflow_client.resilience.deadline import Deadline, within
 from orderflow_server.orders.errors import (
     DeadlineExpired,
@@ -50,7 +53,7 @@ class PlayedDatabase:
 
     def write_all(self, batch: Sequence[Place]) -> Written:
         orders = [command.order for command in batch]
-        return Written(orders, [order.id for order in orders])
+        return Written(orders, orders)
 
 
 def number_of(command: Place) -> int:
@@ -141,7 +144,7 @@ async def test_writers_write_batches_at_the_same_time(make: Make) -> None:
 async def test_each_caller_gets_its_own_outcome(make: Make) -> None:
     harness = make()
     refusal = RequestIdReused(new_order(2).request_id)
-    harness.database.answer = lambda batch: Written([batch[0].order, refusal], [order_id(1)])
+    harness.database.answer = lambda batch: Written([batch[0].order, refusal], [batch[0].order])
     assert await answers(harness.submit(1, 2)) == [new_order(1), refusal]
 
 
@@ -151,10 +154,42 @@ async def test_listeners_are_told_of_each_batch(make: Make) -> None:
     harness.database.gate.set()
     await answers(tasks)
     assert [(event.size, list(event.changed), event.waiting) for event in harness.events] == [
-        (1, [order_id(0)], 2),
-        (2, [order_id(1), order_id(2)], 0),
+        (1, [new_order(0)], 2),
+        (2, [new_order(1), new_order(2)], 0),
     ]
     assert [event.error for event in harness.events] == [None, None]
+
+
+async def test_listeners_are_told_where_the_commands_of_a_batch_come_from() -> None:
+    database = PlayedDatabase()
+    database.answer = poisoned_by(3)
+    events: list[BatchEnded] = []
+    here: ContextVar[str | None] = ContextVar("here", default=None)
+    engine = WriteEngine(
+        database.write, options=EngineOptions(), on_batch=events.append, origin=here.get
+    )
+    engine.start()
+
+    async def submit(number: int, origin: str | None) -> Order:
+        here.set(origin)
+        return await engine.submit(place(number))
+
+    await asyncio.gather(submit(1, "a"), submit(2, None), submit(4, "b"))
+    await asyncio.gather(submit(3, "c"), submit(5, "d"), return_exceptions=True)
+    await engine.close(timeout_s=5)
+    assert [list(event.origins) for event in events] == [["a", "b"], ["c", "d"], ["c"], ["d"]]
+
+
+async def test_listeners_are_told_when_a_batch_began_and_how_long_it_took(make: Make) -> None:
+    harness = make()
+    before_s = time.monotonic()
+    await harness.submit_during_a_batch()
+    under_way_s = time.monotonic()
+    harness.database.gate.set()
+    await until(lambda: harness.events)
+    [event] = harness.events
+    assert before_s <= event.began_s <= under_way_s
+    assert under_way_s <= event.began_s + event.duration_s <= time.monotonic()
 
 
 async def test_a_listener_that_fails_stops_nothing() -> None:
@@ -197,7 +232,7 @@ async def test_a_write_cancelled_during_its_batch_is_completed(make: Make) -> No
     assert isinstance(cancelled, asyncio.CancelledError)
     harness.database.gate.set()
     assert await tasks[1] == new_order(2)
-    assert list(harness.events[0].changed) == [order_id(1), order_id(2)]
+    assert list(harness.events[0].changed) == [new_order(1), new_order(2)]
 
 
 async def test_a_write_whose_deadline_passed_before_its_batch_never_starts(make: Make) -> None:
@@ -263,7 +298,7 @@ def poisoned_by(number: int) -> Callable[[Sequence[Place]], Written]:
         if number in map(number_of, batch):
             raise PoisonedBatch from OverflowError("too large")
         orders = [command.order for command in batch]
-        return Written(orders, [order.id for order in orders])
+        return Written(orders, orders)
 
     return answer
 

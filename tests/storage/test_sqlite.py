@@ -24,7 +24,7 @@ from orderflow_server.storage.dialect import PoisonedBatch
 from orderflow_server.storage.engine import BatchEnded, CommandFailed
 from orderflow_server.storage.sqlite import SqliteDialect, SqliteOptions
 from orderflow_server.storage.sqlite.dialect import use_wal
-from orderflow_server.storage.sqlite.reads import page_sql
+from orderflow_server.storage.sqlite.reads import BACKLOG, page_sql
 from orderflow_server.storage.sqlite.writes import write_batch
 from orderflow_server.storage.store import EngineOrderStore, open_sqlite_store
 
@@ -263,14 +263,14 @@ async def test_each_version_has_one_event_in_the_order_of_commits(
     ]
 
 
-async def test_listeners_learn_which_orders_have_a_new_version(path: Path) -> None:
+async def test_listeners_learn_of_each_new_version(path: Path) -> None:
     events: list[BatchEnded] = []
     async with open_sqlite_store(path, on_batch=events.append) as store:
         order = await store.place(new_order(1), lease_until=NOW)
         await store.place(new_order(2, request=1), lease_until=NOW)
         await store.lease_due(now=NOW, lease_until=LEASE, limit=1)
         await store.save(order.paid(NOW))
-    assert [list(event.changed) for event in events] == [[order.id], [], [], [order.id]]
+    assert [list(event.changed) for event in events] == [[order], [], [], [order.paid(NOW)]]
 
 
 # What it costs
@@ -363,6 +363,30 @@ async def test_a_customer_is_looked_up_before_a_state(
     plan = connection.execute(f"EXPLAIN QUERY PLAN {sql}", parameters).fetchall()
     assert any("orders_by_customer" in step for *_, step in plan)
     assert not any("orders_by_state" in step for *_, step in plan)
+
+
+async def test_the_backlog_costs_the_same_however_many_orders_are_at_rest(
+    store: EngineOrderStore, connection: sqlite3.Connection
+) -> None:
+    def cost() -> int:
+        before = counted.instructions
+        connection.execute(BACKLOG).fetchall()
+        return counted.instructions - before
+
+    def settle(first: int, count: int) -> None:
+        orders = [new_order(number) for number in range(first, first + count)]
+        write_batch(connection, [Place(order, LEASE) for order in orders])
+        write_batch(connection, [Save(order.paid(NOW), None) for order in orders])
+
+    write_batch(connection, [Place(new_order(number), LEASE) for number in range(10)])
+    settle(100, 50)
+    counted = CountedConnection(connection)
+    among_few = cost()
+    settle(1000, 500)
+    assert cost() <= among_few * 1.1
+    plan = connection.execute(f"EXPLAIN QUERY PLAN {BACKLOG}").fetchall()
+    assert any("SEARCH orders USING INDEX orders_by_lease" in step for *_, step in plan)
+    assert not any("SCAN orders" in step for *_, step in plan)
 
 
 async def test_a_batch_takes_a_handful_of_statements_however_large(

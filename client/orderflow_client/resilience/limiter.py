@@ -9,6 +9,11 @@ will have been served, going by how many calls a second were completed lately,
     retry_after_s = (waiting + 1) / completions per second
 
 kept within bounds, and varied by a fifth either way, so that not all come back at once.
+
+The wait is for bursts. Where calls are refused all the time a place that becomes free is taken at
+once whether anybody waits for it or not, and waiting would only make refusals slow: so for a
+while after each refusal nobody waits long. (The idea is that of controlled delay, CoDel, which
+tells a standing queue from a burst: https://queue.acm.org/detail.cfm?id=2209336.)
 """
 
 from __future__ import annotations
@@ -52,7 +57,9 @@ class QueueOptions:
 
     Attributes:
         max_waiting: How many may wait at once. 0: none.
-        max_wait_s: The longest one waits.
+        max_wait_s: The longest one waits, in a burst.
+        overload_wait_s: The longest one waits while calls are being refused.
+        calm_s: For how long after a refusal they count as being refused.
         min_retry_after_s: The least that a refused caller is told, before jitter.
         max_retry_after_s: The most, before jitter; also while nothing is completed at all.
 
@@ -62,14 +69,21 @@ class QueueOptions:
 
     max_waiting: int = 64
     max_wait_s: float = 0.1
+    overload_wait_s: float = 0.002
+    calm_s: float = 1.0
     min_retry_after_s: float = 0.05
     max_retry_after_s: float = 5.0
 
     def __post_init__(self) -> None:
         if self.max_waiting < 0:
             raise ValueError(f"max_waiting must not be negative, not {self.max_waiting}")
-        if not 0 < self.max_wait_s < math.inf:
-            raise ValueError(f"max_wait_s must be positive, not {self.max_wait_s}")
+        if not 0 < self.overload_wait_s <= self.max_wait_s < math.inf:
+            raise ValueError(
+                "waits must be 0 < overload_wait_s <= max_wait_s, not "
+                f"{self.overload_wait_s} s and {self.max_wait_s} s"
+            )
+        if self.calm_s < 0:
+            raise ValueError(f"calm_s must not be negative, not {self.calm_s}")
         if not 0 < self.min_retry_after_s <= self.max_retry_after_s < math.inf:
             raise ValueError(
                 "retry delays must be 0 < min_retry_after_s <= max_retry_after_s, not "
@@ -160,6 +174,7 @@ class Limiter:
         self._queues: dict[Criticality, OrderedDict[_Waiter, None]] = {
             criticality: OrderedDict() for criticality in sorted(Criticality, reverse=True)
         }
+        self._refused_at_s = -math.inf
         self._completed = SlidingCount(_RATE_WINDOW_S, buckets=_RATE_BUCKETS, clock=clock)
 
     @property
@@ -213,7 +228,7 @@ class Limiter:
         self._queues[criticality][waiter] = None
         self._waiting += 1
         timer = loop.call_later(
-            self._options.max_wait_s, self._dismiss, waiter, ShedReason.WAITED_TOO_LONG
+            self._max_wait_s(), self._dismiss, waiter, ShedReason.WAITED_TOO_LONG
         )
         try:
             answer = await waiter.answer
@@ -225,6 +240,12 @@ class Limiter:
         if isinstance(answer, LimiterPermit):
             return answer
         raise self._shed(criticality, answer)
+
+    def _max_wait_s(self) -> float:
+        options = self._options
+        if self._clock() - self._refused_at_s < options.calm_s:
+            return options.overload_wait_s
+        return options.max_wait_s
 
     def _give_up(self, waiter: _Waiter) -> None:
         if waiter.answer.cancelled():
@@ -276,6 +297,7 @@ class Limiter:
 
     def _shed(self, criticality: Criticality, reason: ShedReason) -> Overloaded:
         retry_after_s = self._retry_after_s()
+        self._refused_at_s = self._clock()
         self._tell(
             CallShed(
                 name=self._name,

@@ -30,6 +30,12 @@ ATTEMPT_HEDGE = "orderflow.attempt.hedge"
 """The attempt was started while another was under way."""
 BREAKER_STATE = "orderflow.breaker.state"
 """Of the breaker that let the attempt through."""
+CAUSE = "orderflow.cause"
+"""Code and reason of the failure that an event comes of."""
+
+# Events of a client's span.
+RETRY_SCHEDULED = "retry scheduled"
+HEDGE_STARTED = "hedge started"
 
 # Labels of metrics, as existing gRPC dashboards expect them.
 SERVICE_LABEL = "grpc_service"

@@ -78,6 +78,8 @@ class Order:
         content_hash: Identifies the draft: equal for equal content, whatever the request id.
         version: 1 when placed, one more with each change.
         decline_reason: The gateway's words; empty unless the payment was declined.
+        traceparent: The trace in which it was placed, as W3C Trace Context writes it; empty when
+            there was none. What is done for the order later on belongs there too.
     """
 
     id: UUID
@@ -92,9 +94,12 @@ class Order:
     decline_reason: str
     create_time: datetime
     update_time: datetime
+    traceparent: str = ""
 
     @classmethod
-    def place(cls, draft: OrderDraft, *, order_id: UUID, now: datetime) -> Order:
+    def place(
+        cls, draft: OrderDraft, *, order_id: UUID, now: datetime, traceparent: str = ""
+    ) -> Order:
         """The first version of a new order.
 
         Raises:
@@ -128,6 +133,7 @@ class Order:
             decline_reason="",
             create_time=now,
             update_time=now,
+            traceparent=traceparent,
         )
 
     @property

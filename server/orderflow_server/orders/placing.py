@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 
 from orderflow_server.orders.order import Order, OrderDraft, OrderState
@@ -12,6 +13,7 @@ class PlaceOrder:
     """Places orders, once per request id, and waits a while for their payment.
 
     Args:
+        traceparent: Names the trace of the work under way, for the order to keep.
         lease: How long nobody else settles a new order. Must be longer than any caller's
             `budget_s`, or the background worker would charge beside the caller (which the
             payment key makes harmless, but useless).
@@ -25,12 +27,14 @@ class PlaceOrder:
         now: Clock,
         new_order_id: NewOrderId,
         lease: timedelta,
+        traceparent: Callable[[], str] = lambda: "",
     ) -> None:
         self._store = store
         self._settler = settler
         self._now = now
         self._new_order_id = new_order_id
         self._lease = lease
+        self._traceparent = traceparent
 
     async def __call__(self, draft: OrderDraft, *, budget_s: float) -> Order:
         """Returns the order, paid or declined where that was known within `budget_s` seconds.
@@ -45,7 +49,9 @@ class PlaceOrder:
                 call with the same request id is safe.
         """
         now = self._now()
-        order = Order.place(draft, order_id=self._new_order_id(now), now=now)
+        order = Order.place(
+            draft, order_id=self._new_order_id(now), now=now, traceparent=self._traceparent()
+        )
         stored = await self._store.place(order, lease_until=now + self._lease)
         if stored.state is OrderState.PENDING_PAYMENT:
             return await self._settler.settle(stored, budget_s=budget_s)

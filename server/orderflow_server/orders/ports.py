@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
-from orderflow_server.orders.order import Order, OrderChange, OrderQuery
+from orderflow_server.orders.order import Order, OrderChange, OrderQuery, OrderState
 
 Clock = Callable[[], datetime]
 """The time of day, in UTC, with its time zone set."""
@@ -89,6 +89,10 @@ class OrderStore(Protocol):
         """Reads an order's changes with a version above `after_version`, oldest first."""
         ...
 
+    async def backlog(self) -> Backlog:
+        """Counts what still has to be done; takes the longer the more there is."""
+        ...
+
     async def ping(self) -> None:
         """Returns when the store can answer."""
         ...
@@ -104,6 +108,28 @@ class LeasedOrder:
 
     order: Order
     attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """How many wait, and since when the one does that has waited longest; None: none waits."""
+
+    count: int = 0
+    oldest: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """What is written down and still has to be done.
+
+    Attributes:
+        orders: By state, the orders that await the gateway, each since it entered that state.
+            A state that no order is in is missing.
+        events: The changes that are not published yet. None while there is no publisher.
+    """
+
+    orders: Mapping[OrderState, Waiting]
+    events: Waiting = Waiting()
 
 
 class PaymentState(enum.Enum):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -21,16 +20,22 @@ class Method:
 
     Attributes:
         path: As on the wire: `/package.Service/Method`.
+        full_name: The same without the first slash, as spans are called.
     """
 
     path: str
+    full_name: str
     service: str
     name: str
 
     @classmethod
     def parse(cls, path: str) -> Method:
         _, service, name = path.split("/")
-        return cls(path, service, name)
+        return cls(path, f"{service}/{name}", service, name)
+
+
+UNKNOWN_METHOD = Method.parse("/other/other")
+"""Stands for every method that there is not: their names are the callers' to choose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +59,11 @@ class ServerCall:
 
     Attributes:
         request_id: Names this call in logs and errors: the caller's `x-request-id`, or a new one.
-        trace_id: Names all that belongs together, here and elsewhere: from the caller's
-            `traceparent` (W3C Trace Context), or a new one.
+        trace_id: Names all that belongs together, here and elsewhere; empty without a span.
+        sampled: The trace is kept.
         started_s: `time.perf_counter` when the handler was reached.
         deadline: The caller's, read once on entry; None when it has none.
+        failed: An error is on its way out, and has not been replaced by a response.
         code: The status the call ends with, as far as is known: the chain decides it anew for
             every error that an interceptor is about to see. OK until then.
         principal: Who calls, once that is known.
@@ -72,10 +78,12 @@ class ServerCall:
         "context",
         "deadline",
         "error",
+        "failed",
         "method",
         "principal",
         "reason",
         "request_id",
+        "sampled",
         "started_s",
         "trace_id",
     )
@@ -84,11 +92,14 @@ class ServerCall:
         self.method = method
         self.context = context
         self.started_s = time.perf_counter()
-        self.request_id, self.trace_id = _identity(context)
+        self.request_id = _request_id(context)
+        self.trace_id = ""
+        self.sampled = False
         # None without a deadline; the stub does not know.
         remaining_s: float | None = context.time_remaining()
         self.deadline = None if remaining_s is None else Deadline.after(remaining_s)
         self.code = grpc.StatusCode.OK
+        self.failed = False
         self.principal = NOBODY
         self.reason = ""
         self.error: BaseException | None = None
@@ -101,6 +112,7 @@ class ServerCall:
         A deadline and a cancellation by the caller both arrive as a CancelledError. Which of the
         two it was is decided when it is first seen: cleaning up may take until the deadline.
         """
+        self.failed = error is not None
         if error is None:
             self.code = status_set(self.context) or grpc.StatusCode.OK
         elif isinstance(error, asyncio.CancelledError):
@@ -146,24 +158,16 @@ _BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 
 REQUEST_ID_HEADER = "x-request-id"
 TRACE_ID_HEADER = "x-trace-id"
-_TRACEPARENT_HEADER = "traceparent"
 _REQUEST_ID_MAX = 128
-# W3C Trace Context: version, trace id (not all zeros), parent id, flags.
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-def _identity(context: grpc.aio.ServicerContext[Any, Any]) -> tuple[str, str]:
-    """The ids of the request and of its trace: the caller's, where it sent good ones."""
-    request_id = trace_id = ""
+def _request_id(context: grpc.aio.ServicerContext[Any, Any]) -> str:
     for key, value in context.invocation_metadata() or ():
-        if key == REQUEST_ID_HEADER and isinstance(value, str) and len(value) <= _REQUEST_ID_MAX:
-            request_id = value
-        elif key == _TRACEPARENT_HEADER and isinstance(value, str):
-            parsed = _TRACEPARENT.fullmatch(value)
-            trace_id = parsed[1] if parsed else ""
-    return request_id or _new_id(), trace_id or _new_id()
-
-
-def _new_id() -> str:
+        if (
+            key == REQUEST_ID_HEADER
+            and isinstance(value, str)
+            and 0 < len(value) <= _REQUEST_ID_MAX
+        ):
+            return value
     # Not a UUID, which takes ten times as long: it need only differ from the others in a log.
     return f"{random.getrandbits(128):032x}"

@@ -1,7 +1,17 @@
 """The chain of server interceptors: written once for every kind of handler, built once per method.
 
-An interceptor is a function from a `ServerCall` to an async context manager around the handler.
-It does not know whether the handler takes or returns a stream, nor how it is written.
+An interceptor is an async function of a `ServerCall` and of all that is within, which it awaits:
+
+    async def interceptor(call: ServerCall, proceed: Operation) -> Any:
+        ...
+        try:
+            return await proceed()
+        finally:
+            ...
+
+It does not know whether the handler takes or returns a stream, nor how it is written. (Context
+managers would read as well, at seven times the cost of a function: 2.3 us for each of a chain
+that is passed on every call.)
 
 Everything that can fail happens inside the interceptors, in the RPC's own task: parsing the
 request, the handler, serializing or sending what it returns, and closing a generator that the
@@ -15,20 +25,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, cast
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from orderflow_server.rpc.call import Method, ServerCall, status_set
+from orderflow_server.rpc.call import UNKNOWN_METHOD, Method, ServerCall, status_set
 from orderflow_server.rpc.kinds import Context, Handler, behavior_of, rebuilt
 
-Interceptor = Callable[[ServerCall], AbstractAsyncContextManager[None]]
 Operation = Callable[[], Awaitable[Any]]
-Execute = Callable[[ServerCall, Operation], Awaitable[Any]]
-"""Runs an operation for a call and returns its result."""
+Interceptor = Callable[[ServerCall, Operation], Awaitable[Any]]
+"""Runs an operation for a call, once or more often, and returns its result. It may replace an
+error by another, but not keep it to itself."""
 
 
 class MalformedRequest(Exception):
@@ -42,8 +51,6 @@ class ServerChain(grpc.aio.ServerInterceptor):
         interceptors: Outermost first.
         services: Full names of the services in scope. The others (health, reflection) are
             left alone: they must answer when everything else is refused.
-        execute: Runs the handlers that take one message and return one, inside all interceptors;
-            it may run them again. None runs them once.
     """
 
     def __init__(
@@ -51,13 +58,16 @@ class ServerChain(grpc.aio.ServerInterceptor):
         interceptors: Sequence[Interceptor],
         *,
         services: Collection[str],
-        execute: Execute | None = None,
     ) -> None:
         self._around = _nested(interceptors)
         self._services = frozenset(services)
-        self._execute = execute
         self._wrapped: dict[str, tuple[Handler, Handler]] = {}
         self._calls: set[asyncio.Task[Any]] = set()
+        # One for all: who asks for what there is not chooses its name. It takes and returns
+        # streams, which is how all the other arities look on the wire.
+        self._unknown = self._wrap(
+            UNKNOWN_METHOD, grpc.stream_stream_rpc_method_handler(_no_such_method)
+        )
 
     async def intercept_service(
         self,
@@ -67,8 +77,7 @@ class ServerChain(grpc.aio.ServerInterceptor):
         # Asked for every call: an interceptor further in may make a handler of its own for each.
         handler = await continuation(handler_call_details)
         if handler is None:
-            # No such method. Not remembered: whoever asks chooses the name.
-            return None
+            return self._unknown
         path = handler_call_details.method
         known = self._wrapped.get(path)
         if known is not None and known[0] is handler:
@@ -93,7 +102,7 @@ class ServerChain(grpc.aio.ServerInterceptor):
 
     def _wrap(self, method: Method, handler: Handler) -> Handler:
         """A handler of the same kind, with the interceptors around it."""
-        operate = self._operation(handler)
+        operate = _operation(handler)
 
         async def behavior(request: Any, context: Context) -> Any:
             call = ServerCall(method, context)
@@ -113,43 +122,42 @@ class ServerChain(grpc.aio.ServerInterceptor):
             serializer=handler.response_serializer if handler.response_streaming else None,
         )
 
-    def _operation(self, handler: Handler) -> Callable[[Any, ServerCall], Awaitable[Any]]:
-        """All that the interceptors are put around."""
-        handle = behavior_of(handler)
-        parse = _as_it_is if handler.request_streaming else _parser(handler)
-        execute: Execute = _once
-        serialize: Callable[[Any], Any] = _as_it_is
-        if not handler.response_streaming:
-            serialize = handler.response_serializer or _as_it_is
-            if not handler.request_streaming and self._execute is not None:
-                execute = self._execute
 
-        async def operate(request: Any, call: ServerCall) -> Any:
-            context = call.context
-            response = await execute(call, partial(handle, parse(request), context))
-            # Without OK gRPC sends no message, and the handler need not have returned one.
-            return b"" if status_set(context) else serialize(response)
+def _operation(handler: Handler) -> Callable[[Any, ServerCall], Awaitable[Any]]:
+    """All that the interceptors are put around."""
+    handle = behavior_of(handler)
+    parse = _as_it_is if handler.request_streaming else _parser(handler)
+    serialize: Callable[[Any], Any] = _as_it_is
+    if not handler.response_streaming:
+        serialize = handler.response_serializer or _as_it_is
 
-        return operate
+    async def operate(request: Any, call: ServerCall) -> Any:
+        context = call.context
+        response = await handle(parse(request), context)
+        # Without OK gRPC sends no message, and the handler need not have returned one.
+        return b"" if status_set(context) else serialize(response)
+
+    return operate
 
 
-def _nested(interceptors: Sequence[Interceptor]) -> Execute:
+def _nested(interceptors: Sequence[Interceptor]) -> Interceptor:
     """Each interceptor around the ones after it; inside them all, the operation."""
-    around: Execute = _innermost
+    around: Interceptor = _innermost
     for interceptor in reversed(interceptors):
         around = _layer(interceptor, around)
     return around
 
 
-def _layer(interceptor: Interceptor, inner: Execute) -> Execute:
+def _layer(interceptor: Interceptor, inner: Interceptor) -> Interceptor:
     async def around(call: ServerCall, operation: Operation) -> Any:
         try:
-            async with interceptor(call):
-                return await inner(call, operation)
+            response = await interceptor(call, partial(inner, call, operation))
         except BaseException as error:
             call.settle(error)
             raise
-        raise RuntimeError(f"{interceptor} kept an error to itself; it may only replace it")
+        if call.failed:
+            raise RuntimeError(f"{interceptor} kept an error to itself; it may only replace it")
+        return response
 
     return around
 
@@ -183,8 +191,9 @@ async def _innermost(call: ServerCall, operation: Operation) -> Any:
     return response
 
 
-async def _once(_call: ServerCall, operation: Operation) -> Any:
-    return await operation()
+async def _no_such_method(_requests: Any, context: Context) -> None:
+    # In gRPC's own words.
+    await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
 
 
 def _as_it_is(message: Any) -> Any:

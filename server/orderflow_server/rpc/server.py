@@ -10,12 +10,14 @@ from dataclasses import dataclass
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from opentelemetry.trace import Tracer
 
 from orderflow.v1 import order_service_pb2 as pb
 from orderflow.v1 import order_service_pb2_grpc as rpc
 from orderflow_client.contract import contracts
 from orderflow_client.resilience.events import Listener
 from orderflow_client.resilience.limiter import Limiter
+from orderflow_client.telemetry.call_metrics import CallMetrics
 from orderflow_server.rpc.chain import Interceptor, ServerChain
 from orderflow_server.rpc.health import HealthService
 from orderflow_server.rpc.interceptors.access_log import access_log
@@ -23,7 +25,9 @@ from orderflow_server.rpc.interceptors.admission import admission
 from orderflow_server.rpc.interceptors.authentication import Authenticate, authentication
 from orderflow_server.rpc.interceptors.deadline import deadlines
 from orderflow_server.rpc.interceptors.error_mapping import error_mapping
+from orderflow_server.rpc.interceptors.metrics import call_metrics
 from orderflow_server.rpc.interceptors.retry import retry_once
+from orderflow_server.rpc.interceptors.spans import ServerSpans
 from orderflow_server.rpc.servicer import OrderServicer
 
 ORDER_DESCRIPTOR = pb.DESCRIPTOR.services_by_name["OrderService"]
@@ -46,18 +50,39 @@ class Admission:
     streams: Limiter
 
 
-def interceptors(limits: Admission, authenticate: Authenticate) -> list[Interceptor]:
-    """Every interceptor, outermost first.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallTelemetry:
+    """Where the calls are seen.
 
-    Inside them a handler may be run again (`retry_once`), and each dependency of the handlers has
-    a breaker of its own: the store in `storage.guarded`, the gateway in its channel.
+    Attributes:
+        tracer: Makes their spans.
+        metrics: Counts them.
+        slow_call_s: A call with one response that takes longer is a warning in the log, seconds.
     """
+
+    tracer: Tracer
+    metrics: CallMetrics
+    slow_call_s: float
+
+
+def interceptors(
+    limits: Admission,
+    authenticate: Authenticate,
+    telemetry: CallTelemetry,
+    listeners: Sequence[Listener] = (),
+) -> list[Interceptor]:
+    """Every interceptor, outermost first."""
     timeouts_s = {path: m.timeout_s for path, m in CONTRACT.items() if m.timeout_s is not None}
     return [
-        # Spans go here, outermost, so that the log line of a call is within its span.
-        # Outside the error mapping, so that it logs the status that the caller gets.
-        access_log,
-        # Metrics go here: like the log line, of the status that the caller gets.
+        # Outermost, so that the log line of a call, and all that is logged during it, is within
+        # its span.
+        ServerSpans(telemetry.tracer),
+        # These two outside the error mapping: they speak of the status that the caller gets.
+        access_log(
+            slow_call_s=telemetry.slow_call_s,
+            streams=[path for path, method in CONTRACT.items() if method.streaming],
+        ),
+        call_metrics(CONTRACT, telemetry.metrics),
         # Outside all that refuses calls, so that a refusal gets its status here.
         error_mapping,
         # Before admission, which asks whether the caller is trusted.
@@ -65,11 +90,10 @@ def interceptors(limits: Admission, authenticate: Authenticate) -> list[Intercep
         # Before admission: a call that is late already takes nobody's place, and one that waits
         # for a place does so within its deadline.
         deadlines(timeouts_s),
-        admission(
-            CONTRACT,
-            unary=limits.unary,
-            streams=limits.streams,
-        ),
+        admission(CONTRACT, unary=limits.unary, streams=limits.streams),
+        # Inside the deadline and a single place, and outside nothing but the handler: the breaker
+        # of each dependency is around that dependency (`storage.guarded`, the gateway's channel).
+        retry_once(CONTRACT, listeners=listeners),
     ]
 
 
@@ -94,15 +118,13 @@ def make_server(
     health: HealthService,
     limits: Admission,
     authenticate: Authenticate,
+    telemetry: CallTelemetry,
     listeners: Sequence[Listener],
     max_request_bytes: int,
 ) -> RpcServer:
     """Raises RuntimeError when the address cannot be bound; port 0 takes a free one."""
-    repeatable = [path for path, method in CONTRACT.items() if method.retryable]
     chain = ServerChain(
-        interceptors(limits, authenticate),
-        services=[ORDER_SERVICE],
-        execute=retry_once(repeatable, listeners=listeners),
+        interceptors(limits, authenticate, telemetry, listeners), services=[ORDER_SERVICE]
     )
     server = grpc.aio.server(
         interceptors=[chain],

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from orderflow_server.orders.errors import OrderError
 from orderflow_server.orders.order import Order, OrderChange, OrderQuery
+from orderflow_server.orders.ports import Backlog
 from orderflow_server.storage.commands import Command
 
 
@@ -26,11 +27,11 @@ class Written:
     Attributes:
         outcomes: For each command of the batch, in its order: its result, or the OrderError
             with which it was refused.
-        changed: The orders that have a new version.
+        changed: The new versions.
     """
 
     outcomes: Sequence[object | OrderError]
-    changed: Sequence[UUID]
+    changed: Sequence[Order]
 
 
 class Dialect(Protocol):
@@ -56,6 +57,8 @@ class Dialect(Protocol):
     async def list(self, query: OrderQuery) -> Sequence[Order]: ...
 
     async def changes(self, order_id: UUID, after_version: int) -> Sequence[OrderChange]: ...
+
+    async def backlog(self) -> Backlog: ...
 
     async def ping(self) -> None: ...
 

@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from uuid import UUID
 
 from orderflow_client.resilience import deadline as ambient
 from orderflow_client.resilience.deadline import Deadline
@@ -25,6 +24,7 @@ from orderflow_server.orders.errors import (
     StoreOverloaded,
     StoreUnavailable,
 )
+from orderflow_server.orders.order import Order
 from orderflow_server.storage.commands import Command
 from orderflow_server.storage.dialect import PoisonedBatch, Written
 
@@ -62,15 +62,19 @@ class BatchEnded:
     """What listeners are told after each transaction.
 
     Attributes:
-        changed: The orders that have a new version.
+        changed: The new versions.
+        origins: What `origin` said of each command when it was submitted, if not None.
         error: Why nothing was written, or why that is unknown; None when all is on disk.
         waiting: How many commands wait for the next one.
+        began_s: When the transaction began, by `time.monotonic`.
     """
 
     size: int
-    changed: Sequence[UUID]
+    changed: Sequence[Order]
+    origins: Sequence[Any]
     error: Exception | None
     waiting: int
+    began_s: float
     duration_s: float
 
 
@@ -81,6 +85,7 @@ class _Waiting:
     command: Command[Any]
     deadline: Deadline | None
     future: asyncio.Future[Any]
+    origin: Any
 
     def may_start(self) -> bool:
         """Says whether anybody still wants it done; the caller is told when it is too late."""
@@ -117,6 +122,7 @@ class WriteEngine:
         *,
         options: EngineOptions,
         on_batch: Callable[[BatchEnded], None] = lambda _: None,
+        origin: Callable[[], Any] = lambda: None,
     ) -> None:
         """Does nothing until `start`.
 
@@ -124,10 +130,13 @@ class WriteEngine:
             write: The dialect's.
             options: How much may wait, and how it is written.
             on_batch: Called in the event loop after each transaction.
+            origin: Called by the submitting task; says where the command comes from, so that
+                who listens can tell which calls a batch served.
         """
         self._write_batch = write
         self._options = options
         self._on_batch = on_batch
+        self._origin = origin
         self._queue: deque[_Waiting] = deque()
         self._wake = asyncio.Event()
         self._closing = False
@@ -159,7 +168,7 @@ class WriteEngine:
         if len(self._queue) >= self._options.max_queue:
             raise StoreOverloaded(f"{len(self._queue)} writes are waiting already")
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(command, ambient.current(), future))
+        self._queue.append(_Waiting(command, ambient.current(), future, self._origin()))
         self._wake.set()
         return await future
 
@@ -208,7 +217,7 @@ class WriteEngine:
         if not batch:
             return
         began_s = time.monotonic()
-        changed: Sequence[UUID] = ()
+        changed: Sequence[Order] = ()
         failure: Exception | None = None
         try:
             written = await self._write_batch([waiting.command for waiting in batch])
@@ -220,8 +229,10 @@ class WriteEngine:
         event = BatchEnded(
             size=len(batch),
             changed=changed,
+            origins=[each.origin for each in batch if each.origin is not None],
             error=failure,
             waiting=len(self._queue),
+            began_s=began_s,
             duration_s=time.monotonic() - began_s,
         )
         # Not called here: what a listener raises is the event loop's to report.

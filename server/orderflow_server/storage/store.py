@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from orderflow_server.orders.errors import OrderNotFound
 from orderflow_server.orders.order import Order, OrderChange, OrderQuery
-from orderflow_server.orders.ports import LeasedOrder
+from orderflow_server.orders.ports import Backlog, LeasedOrder
 from orderflow_server.storage.commands import Defer, LeaseDue, Place, Save
 from orderflow_server.storage.dialect import Dialect
 from orderflow_server.storage.engine import BatchEnded, EngineOptions, WriteEngine
@@ -55,6 +56,9 @@ class EngineOrderStore:
     async def changes(self, order_id: UUID, *, after_version: int) -> Sequence[OrderChange]:
         return await self._dialect.changes(order_id, after_version)
 
+    async def backlog(self) -> Backlog:
+        return await self._dialect.backlog()
+
     async def ping(self) -> None:
         await self._dialect.ping()
 
@@ -72,6 +76,7 @@ async def open_store(
     *,
     options: EngineOptions,
     on_batch: Callable[[BatchEnded], None] = lambda _: None,
+    origin: Callable[[], Any] = lambda: None,
     drain_timeout_s: float = 10.0,
 ) -> AsyncIterator[EngineOrderStore]:
     """A store that is open, and up to date in its schema, until the context ends.
@@ -81,7 +86,7 @@ async def open_store(
     Raises:
         StoreUnavailable: The database cannot be opened.
     """
-    engine = WriteEngine(dialect.write, options=options, on_batch=on_batch)
+    engine = WriteEngine(dialect.write, options=options, on_batch=on_batch, origin=origin)
     try:
         await dialect.open()
         engine.start()
@@ -99,10 +104,12 @@ def open_sqlite_store(
     engine: EngineOptions | None = None,
     sqlite: SqliteOptions | None = None,
     on_batch: Callable[[BatchEnded], None] = lambda _: None,
+    origin: Callable[[], Any] = lambda: None,
 ) -> AbstractAsyncContextManager[EngineOrderStore]:
     """`open_store` over a SQLite file, which is created unless it exists; its directory is not."""
     return open_store(
         SqliteDialect(path, sqlite or SqliteOptions()),
         options=engine or EngineOptions(),
         on_batch=on_batch,
+        origin=origin,
     )

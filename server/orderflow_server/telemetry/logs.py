@@ -3,38 +3,72 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import sys
 from collections.abc import Sequence
 from typing import Literal, TextIO
 
+import orjson
 import structlog
-from structlog.typing import ExcInfo, Processor
+from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
+from orderflow_server.telemetry.correlation import add_span_ids
 from orderflow_server.telemetry.redaction import redact, redacted_text
+from orderflow_server.telemetry.stdlib_logs import take_in_libraries
 
 
-def configure_logs(*, level: str, form: Literal["auto", "json", "console"]) -> None:
-    """Sets structlog up for this process; call it once, before anything logs."""
+def configure_logs(
+    *, level: str, form: Literal["auto", "json", "console"], otlp: Processor | None = None
+) -> None:
+    """Sets up the logs of this process, the libraries' too; call it before anything logs.
+
+    Args:
+        level: The least important lines that are written.
+        form: auto is console on a terminal and JSON elsewhere.
+        otlp: Is given every line, without its secrets, and takes it elsewhere as well.
+    """
     console = form == "console" or (form == "auto" and sys.stdout.isatty())
+    least = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
-        processors=processors(console=console),
-        wrapper_class=structlog.make_filtering_bound_logger(
-            logging.getLevelNamesMapping()[level.upper()]
-        ),
-        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+        processors=processors(console=console, otlp=otlp),
+        wrapper_class=structlog.make_filtering_bound_logger(least),
+        logger_factory=structlog.WriteLoggerFactory(sys.stdout),
         cache_logger_on_first_use=True,
     )
+    take_in_libraries(level=least, finish=_finish(console=console, otlp=otlp))
 
 
-def processors(*, console: bool) -> Sequence[Processor]:
+def processors(*, console: bool, otlp: Processor | None = None) -> Sequence[Processor]:
     """What makes a line of an event, in order."""
     return [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        *(_CONSOLE if console else _JSON),
+        add_span_ids,
+        *_finish(console=console, otlp=otlp),
     ]
+
+
+def _finish(*, console: bool, otlp: Processor | None) -> Sequence[Processor]:
+    """The last steps, which the lines of the libraries take as well."""
+    # After the redaction, which would look for secrets in the time of day.
+    stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
+    if console:
+        aside = [] if otlp is None else [_with_a_copy(otlp)]
+        return [*aside, redact, stamp, _CONSOLE]
+    through = [] if otlp is None else [otlp]
+    return [_STRUCTURED_EXCEPTIONS, redact, *through, stamp, _json_line]
+
+
+def _with_a_copy(otlp: Processor) -> Processor:
+    """For the console, which wants the exceptions as they are."""
+
+    def export(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        copied = _STRUCTURED_EXCEPTIONS(logger, method, dict(event))
+        otlp(logger, method, redact(logger, method, copied))
+        return event
+
+    return export
 
 
 def _redacted_traceback(file: TextIO, exc_info: ExcInfo) -> None:
@@ -45,14 +79,19 @@ def _redacted_traceback(file: TextIO, exc_info: ExcInfo) -> None:
 
 # Never with local variables, which both of structlog's renderers show by default: payment tokens
 # and requests are among them.
-_CONSOLE: Sequence[Processor] = (
-    redact,
-    structlog.dev.ConsoleRenderer(exception_formatter=_redacted_traceback),
+_CONSOLE = structlog.dev.ConsoleRenderer(exception_formatter=_redacted_traceback)
+_STRUCTURED_EXCEPTIONS = structlog.processors.ExceptionRenderer(
+    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
 )
-_JSON: Sequence[Processor] = (
-    structlog.processors.ExceptionRenderer(
-        structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-    ),
-    redact,
-    structlog.processors.JSONRenderer(),
-)
+
+# Dataclasses by their repr, which is what the redaction has seen of them.
+_JSON_OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_NON_STR_KEYS
+
+
+def _json_line(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    try:
+        return orjson.dumps(event, default=repr, option=_JSON_OPTIONS).decode()
+    except orjson.JSONEncodeError:
+        # Not UTF-8, such as the name of a file, or an integer of more than 64 bits: a line is
+        # never what a call fails of.
+        return json.dumps(event, default=repr, skipkeys=True)

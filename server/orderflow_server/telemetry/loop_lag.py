@@ -10,14 +10,15 @@ INTERVAL_S = 0.05
 
 
 async def sample_loop_lag(
-    observe: Callable[[float], None],
-    *,
+    *observers: Callable[[float], None],
     interval_s: float = INTERVAL_S,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Tells `observe` the lag, in seconds, every `interval_s`, until it is cancelled."""
+    """Tells the observers the lag, in seconds, every `interval_s`, until it is cancelled."""
     while True:
         due_s = clock() + interval_s
         await sleep(interval_s)
-        observe(max(0.0, clock() - due_s))
+        lag_s = max(0.0, clock() - due_s)
+        for observe in observers:
+            observe(lag_s)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +32,7 @@ from rpc.conformance.service import (
 
 from harness import until
 from orderflow_server.rpc.call import ServerCall
+from orderflow_server.rpc.chain import Operation
 
 DEADLINE_S = 0.08
 LONG_S = 1.0
@@ -62,15 +63,16 @@ class Watch:
     codes: list[grpc.StatusCode] = field(default_factory=list)
     errors: list[BaseException | None] = field(default_factory=list)
 
-    @asynccontextmanager
-    async def __call__(self, call: ServerCall) -> AsyncIterator[None]:
+    async def __call__(self, call: ServerCall, proceed: Operation) -> Any:
         token = _inside.set(True)
         try:
-            yield
-            self.errors.append(None)
+            response = await proceed()
         except BaseException as error:
             self.errors.append(error)
             raise
+        else:
+            self.errors.append(None)
+            return response
         finally:
             # Raises when this is another context.
             _inside.reset(token)

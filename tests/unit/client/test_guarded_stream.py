@@ -65,3 +65,18 @@ async def test_a_callback_added_to_an_ended_call_is_called_at_once() -> None:
     told: list[grpc.aio.Call] = []
     stream.add_done_callback(told.append)
     assert told == [stream]
+
+
+@pytest.mark.parametrize("reading", [iterate, read])
+async def test_ends_when_it_could_not_begin(
+    reading: Callable[[GuardedStream], Awaitable[None]],
+) -> None:
+    class Unsendable(DeafCall):
+        async def read(self) -> bytes:
+            raise TypeError("metadata are text")
+
+    call = Unsendable()
+    permit = StreamPermit(Breaker("b", classify=outcome_of).acquire())
+    with pytest.raises(TypeError):
+        await reading(GuardedStream(call, permit))
+    assert call.was_cancelled

@@ -29,7 +29,8 @@ from orderflow_server.orders.order import Order, OrderChange, OrderQuery, OrderS
 from orderflow_server.orders.ports import LeasedOrder, OrderStore
 from orderflow_server.rpc.health import HealthService
 from orderflow_server.rpc.readiness import Readiness
-from orderflow_server.storage.guarded import GuardedOrderStore, store_outcome
+from orderflow_server.storage.around import AroundOrderStore
+from orderflow_server.storage.guarded import guarded_by, store_outcome
 
 ID = order_id(1)
 OPTIONS = BreakerOptions(minimum_attempts=4)
@@ -166,7 +167,7 @@ async def world() -> AsyncIterator[World]:
         random=lambda: 0.5,  # no jitter
         clock=time.clock,
     )
-    store = GuardedOrderStore(inner, breaker)
+    store = AroundOrderStore(inner, guarded_by(breaker))
     health.serve()
     running = asyncio.create_task(readiness.run(store.ping))
     await settled()

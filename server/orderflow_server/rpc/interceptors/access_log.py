@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Collection
+from typing import Any
 
 import grpc
 import structlog
 
 from orderflow_client.resilience.limiter import Overloaded
-from orderflow_client.status import brief
-from orderflow_server.rpc.call import ServerCall
+from orderflow_server.rpc.call import UNKNOWN_METHOD, ServerCall
+from orderflow_server.rpc.chain import Interceptor, Operation
+from orderflow_server.telemetry.causes import causes
 
 log = structlog.get_logger("orderflow.rpc")
 
@@ -33,43 +34,50 @@ _UNUSUAL = frozenset(
 )
 
 
-@asynccontextmanager
-async def access_log(call: ServerCall) -> AsyncIterator[None]:
-    # Not unbound at the end: the RPC's context ends with its task.
-    structlog.contextvars.bind_contextvars(
-        request_id=call.request_id, trace_id=call.trace_id, method=call.method.name
-    )
-    try:
-        yield
-    finally:
-        # Refusing a call must stay cheap, and a thousand lines a second say no more than their
-        # number, which the limiter's listener writes.
-        if not isinstance(call.error, Overloaded):
-            _write(call)
+def access_log(*, slow_call_s: float, streams: Collection[str] = ()) -> Interceptor:
+    """Makes the interceptor.
+
+    Args:
+        slow_call_s: A call that takes longer is a warning, seconds.
+        streams: The paths of the methods for which it is not: a watch lasts as long as it is
+            watched.
+    """
+    streams = frozenset(streams)
+
+    async def write_line(call: ServerCall, proceed: Operation) -> Any:
+        # Not unbound at the end: the RPC's context ends with its task. The ids of the trace
+        # come from the span (`telemetry.correlation`).
+        structlog.contextvars.bind_contextvars(request_id=call.request_id, method=call.method.name)
+        try:
+            return await proceed()
+        finally:
+            # Refusing a call must stay cheap, and a thousand lines a second say no more than their
+            # number, which the limiter's listener writes.
+            if not isinstance(call.error, Overloaded):
+                latency_s = time.perf_counter() - call.started_s
+                slow = latency_s > slow_call_s and call.method.path not in streams
+                _write(call, latency_s, slow=slow)
+
+    return write_line
 
 
-def _write(call: ServerCall) -> None:
-    fields = {
+def _write(call: ServerCall, latency_s: float, *, slow: bool) -> None:
+    fields: dict[str, Any] = {
         "request_id": call.request_id,
-        "trace_id": call.trace_id,
         "method": call.method.name,
         "code": call.code.name,
-        "latency_ms": round((time.perf_counter() - call.started_s) * 1000, 2),
+        "latency_ms": round(latency_s * 1000, 2),
     }
     if call.reason:
         fields["reason"] = call.reason
-    if call.code in _SERVER_FAULTS:
-        log.error("call failed", cause=_cause(call.error), exc_info=call.error, **fields)
+    if call.method is UNKNOWN_METHOD:
+        # Whoever tries names must not fill the log with errors.
+        log.info("no such method", **fields)
+    elif call.code in _SERVER_FAULTS:
+        log.error("call failed", causes=causes(call.error), exc_info=call.error, **fields)
     elif call.code in _UNUSUAL:
-        log.warning("call refused", cause=_cause(call.error), **fields)
+        log.warning("call refused", causes=causes(call.error), **fields)
+    elif slow:
+        log.warning("slow call", **fields)
     else:
         log.info("call", **fields)
-
-
-def _cause(error: BaseException | None) -> str:
-    """The whole chain of causes in one line, outermost first."""
-    parts = []
-    while error is not None:
-        parts.append(brief(error))
-        error = error.__cause__
-    return " <- ".join(parts)

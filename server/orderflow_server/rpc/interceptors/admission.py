@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
+from typing import Any
 
 from orderflow_client.contract import MethodContract
 from orderflow_client.resilience.events import Criticality
 from orderflow_client.resilience.limiter import Limiter
 from orderflow_client.resilience.waiting import Waited, counting
 from orderflow_server.rpc.call import ServerCall
-from orderflow_server.rpc.chain import Interceptor
+from orderflow_server.rpc.chain import Interceptor, Operation
 
 CRITICALITY_HEADER = "x-criticality"
 
@@ -29,8 +29,7 @@ def admission(
         streams: Limits those with a stream of them, which last long and cost little.
     """
 
-    @asynccontextmanager
-    async def admit(call: ServerCall) -> AsyncIterator[None]:
+    async def admit(call: ServerCall, proceed: Operation) -> Any:
         method = contract.get(call.method.path)
         criticality = Criticality.DEFAULT if method is None else method.criticality
         if call.principal.trusted:
@@ -40,9 +39,10 @@ def admission(
         waited = Waited()
         with await limiter.acquire(criticality) as permit:
             with counting(waited):
-                yield
+                response = await proceed()
             # A slow gateway is no overload of this server.
             permit.release(waited_s=waited.total_s)
+        return response
 
     return admit
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from orderflow_server.rpc.call import Principal, ServerCall
-from orderflow_server.rpc.chain import Interceptor
+from orderflow_server.rpc.chain import Interceptor, Operation
 
 Authenticate = Callable[[ServerCall], Awaitable[Principal]]
 """Says who calls; raises what the error table knows when the credentials are no good."""
@@ -15,10 +15,9 @@ Authenticate = Callable[[ServerCall], Awaitable[Principal]]
 def authentication(authenticate: Authenticate) -> Interceptor:
     """Makes the interceptor, which sets `call.principal`."""
 
-    @asynccontextmanager
-    async def identify(call: ServerCall) -> AsyncIterator[None]:
+    async def identify(call: ServerCall, proceed: Operation) -> Any:
         call.principal = await authenticate(call)
-        yield
+        return await proceed()
 
     return identify
 

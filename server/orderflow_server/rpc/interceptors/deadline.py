@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
+from typing import Any
 
 from orderflow_client.resilience import deadline
 from orderflow_client.resilience.deadline import Deadline
 from orderflow_server.orders.errors import DeadlineExpired
 from orderflow_server.rpc.call import ServerCall
-from orderflow_server.rpc.chain import Interceptor
+from orderflow_server.rpc.chain import Interceptor, Operation
 
 
 def deadlines(timeouts_s: Mapping[str, float]) -> Interceptor:
@@ -21,8 +21,7 @@ def deadlines(timeouts_s: Mapping[str, float]) -> Interceptor:
             that brings none, and the cap of one that does.
     """
 
-    @asynccontextmanager
-    async def enforce_deadline(call: ServerCall) -> AsyncIterator[None]:
+    async def enforce_deadline(call: ServerCall, proceed: Operation) -> Any:
         asked = call.deadline
         cap_s = timeouts_s.get(call.method.path)
         if asked is not None and asked.expired:
@@ -30,13 +29,12 @@ def deadlines(timeouts_s: Mapping[str, float]) -> Interceptor:
         if cap_s is None or (asked is not None and asked.remaining_s() <= cap_s):
             # gRPC itself cancels the handler when the caller's own deadline passes.
             deadline.enter(asked)
-            yield
-            return
+            return await proceed()
         deadline.enter(Deadline.after(cap_s))
         limit = asyncio.timeout(cap_s)
         try:
             async with limit:
-                yield
+                return await proceed()
         except TimeoutError as error:
             if not limit.expired():
                 raise  # The handler's own.

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from typing import Any
 
 import grpc
 
 from orderflow_server.rpc.call import REQUEST_ID_HEADER, TRACE_ID_HEADER, ServerCall
+from orderflow_server.rpc.chain import Operation
 from orderflow_server.rpc.status import error_status
 
 
-@asynccontextmanager
-async def error_mapping(call: ServerCall) -> AsyncIterator[None]:
+async def error_mapping(call: ServerCall, proceed: Operation) -> Any:
     try:
-        yield
+        return await proceed()
     except grpc.aio.AbortError as error:
         call.error = error
         raise

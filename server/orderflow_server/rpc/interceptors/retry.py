@@ -5,14 +5,15 @@ What fails twice is the caller's to try again, after the pushback that it is tol
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from orderflow_client.contract import MethodContract
 from orderflow_client.resilience.events import Listener
 from orderflow_client.resilience.retry import Retry, RetryPolicy, Verdict
 from orderflow_server.orders.errors import StoreUnavailable
 from orderflow_server.rpc.call import ServerCall
-from orderflow_server.rpc.chain import Execute
+from orderflow_server.rpc.chain import Interceptor, Operation
 
 POLICY = RetryPolicy(
     max_attempts=2, initial_backoff_s=0.02, max_backoff_s=0.02, backoff_multiplier=1.0
@@ -20,22 +21,27 @@ POLICY = RetryPolicy(
 """20 ms: a lost connection is made again in less."""
 
 
-def retry_once(methods: Collection[str], *, listeners: Sequence[Listener] = ()) -> Execute:
-    """Makes what runs the handlers.
+def retry_once(
+    contract: Mapping[str, MethodContract], *, listeners: Sequence[Listener] = ()
+) -> Interceptor:
+    """Makes the interceptor.
 
     Args:
-        methods: The paths of the methods that may be run again: those that are idempotent.
+        contract: The methods, by path. Those that are idempotent and take and return one message
+            are run again: part of a stream has been seen.
         listeners: Told of each second run.
     """
     retries = {
-        path: Retry(POLICY, name=path, classify=_verdict, listeners=listeners) for path in methods
+        path: Retry(POLICY, name=path, classify=_verdict, listeners=listeners)
+        for path, method in contract.items()
+        if method.retryable and not method.streaming
     }
 
-    async def execute(call: ServerCall, operation: Callable[[], Awaitable[Any]]) -> Any:
-        retry = retries.get(call.method.path)
-        return await (operation() if retry is None else retry.run(operation))
+    async def retry(call: ServerCall, proceed: Operation) -> Any:
+        policy = retries.get(call.method.path)
+        return await (proceed() if policy is None else policy.run(proceed))
 
-    return execute
+    return retry
 
 
 def _verdict(error: Exception) -> Verdict:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 
-HEAD = "0001"
+HEAD = "0002"
 """The last step under `versions/`."""
 
 

@@ -1,4 +1,4 @@
-"""Orders, pages and changes, each in one statement that answers with one text."""
+"""Orders, pages, changes and the backlog, each in one statement that answers with one text."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from orderflow_server.orders.order import Order, OrderChange, OrderQuery
+from orderflow_server.orders.order import Order, OrderChange, OrderQuery, OrderState
+from orderflow_server.orders.ports import Backlog, Waiting
 from orderflow_server.storage.sqlite.rows import (
     CHANGE_JSON,
     ORDER_JSON,
     change_from,
+    from_micros,
     micros,
     order_from,
 )
@@ -26,6 +28,14 @@ _CHANGES = f"""
 SELECT json_group_array({CHANGE_JSON})
 FROM (SELECT * FROM events WHERE order_id = ? AND version > ? ORDER BY version)
 """  # noqa: S608 - see above
+# Only the orders that await the gateway are in that index. Left to itself SQLite would rather
+# read the index on states from end to end, which spares it to group.
+BACKLOG = """
+SELECT json_group_array(json_array(state, count, oldest)) FROM (
+    SELECT state, count(*) AS count, min(update_time) AS oldest
+    FROM orders INDEXED BY orders_by_lease WHERE lease_until IS NOT NULL GROUP BY state
+)
+"""
 
 
 def read_json(connection: sqlite3.Connection, sql: str, parameters: Sequence[Any]) -> Any:
@@ -50,6 +60,15 @@ def list_changes(
 ) -> list[OrderChange]:
     found = read_json(connection, _CHANGES, (str(order_id), after_version))
     return [change_from(values) for values in found]
+
+
+def read_backlog(connection: sqlite3.Connection) -> Backlog:
+    found = read_json(connection, BACKLOG, ())
+    return Backlog(
+        orders={
+            OrderState(state): Waiting(count, from_micros(oldest)) for state, count, oldest in found
+        }
+    )
 
 
 def list_orders(connection: sqlite3.Connection, query: OrderQuery) -> list[Order]:

@@ -20,7 +20,7 @@ ORDER_JSON = """
 json_array(
     o.id, o.request_id, o.customer_id, o.currency_code, o.total_units, o.total_nanos,
     o.payment_token, hex(o.content_hash), o.state, o.version, o.decline_reason,
-    o.create_time, o.update_time, o.lease_attempts,
+    o.create_time, o.update_time, o.traceparent, o.lease_attempts,
     json((
         SELECT json_group_array(json_array(sku, quantity, price_units, price_nanos))
         FROM (SELECT * FROM order_items WHERE order_id = o.id ORDER BY position)
@@ -59,6 +59,7 @@ def order_row(order: Order, order_id: str, lease_until: datetime) -> tuple[Any, 
         micros(order.create_time),
         micros(order.update_time),
         micros(lease_until),
+        order.traceparent,
     )
 
 
@@ -97,6 +98,7 @@ def order_from(values: list[Any]) -> Order:
         decline_reason,
         create_time,
         update_time,
+        traceparent,
         _lease_attempts,
         items,
     ) = values
@@ -116,6 +118,7 @@ def order_from(values: list[Any]) -> Order:
         decline_reason=decline_reason,
         create_time=from_micros(create_time),
         update_time=from_micros(update_time),
+        traceparent=traceparent,
     )
 
 

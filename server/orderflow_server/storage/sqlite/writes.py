@@ -43,6 +43,7 @@ INSERT_ORDERS = Bulk.insert(
     "create_time",
     "update_time",
     "lease_until",
+    "traceparent",
 )
 INSERT_ITEMS = Bulk.insert(
     "order_items", "order_id", "position", "sku", "quantity", "price_units", "price_nanos"
@@ -85,7 +86,7 @@ WHERE id IN (SELECT value FROM json_each(?))
 def write_batch(connection: sqlite3.Connection, batch: Sequence[Command[Any]]) -> Written:
     """Writes places, then saves, then what concerns leases: set by set, in the batch's order."""
     outcomes: list[object] = [None] * len(batch)
-    changed: list[UUID] = []
+    changed: list[Order] = []
     with _transaction(connection):
         _place(connection, _of(Place, batch), outcomes, changed)
         _save(connection, _of(Save, batch), outcomes, changed)
@@ -116,7 +117,7 @@ def _place(
     connection: sqlite3.Connection,
     places: list[tuple[int, Place]],
     outcomes: list[object],
-    changed: list[UUID],
+    changed: list[Order],
 ) -> None:
     if not places:
         return
@@ -135,7 +136,7 @@ def _place(
             orders.append(order_row(order, order_id, command.lease_until))
             items += item_rows(order, order_id)
             events.append(event_row(order, order_id))
-            changed.append(order.id)
+            changed.append(order)
         if stored.content_hash == order.content_hash:
             outcomes[index] = stored
         else:
@@ -158,7 +159,7 @@ def _save(
     connection: sqlite3.Connection,
     saves: list[tuple[int, Save]],
     outcomes: list[object],
-    changed: list[UUID],
+    changed: list[Order],
 ) -> None:
     if not saves:
         return
@@ -180,7 +181,7 @@ def _save(
             _, version_, state, decline_reason, update_time = event
             rows[order_id] = (order_id, state, version_, decline_reason, update_time, lease_until)
             events.append(event)
-            changed.append(order.id)
+            changed.append(order)
     UPDATE_ORDERS.run(connection, list(rows.values()))
     INSERT_EVENTS.run(connection, events)
 

@@ -1,0 +1,66 @@
+"""A store with something around each of its calls: a breaker, a span."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import Protocol, TypeVar
+from uuid import UUID
+
+from orderflow_server.orders.order import Order, OrderChange, OrderQuery
+from orderflow_server.orders.ports import Backlog, LeasedOrder, OrderStore
+
+T = TypeVar("T")
+
+
+class Around(Protocol):
+    """Runs one call to the store; `name` is the method's."""
+
+    async def __call__(self, name: str, call: Callable[[], Awaitable[T]], /) -> T: ...
+
+
+class AroundOrderStore:
+    """Implements `OrderStore` over another one, each call of which is run by `around`.
+
+    Every method may also raise what `around` does.
+    """
+
+    def __init__(self, store: OrderStore, around: Around) -> None:
+        self._store = store
+        self._around = around
+
+    async def place(self, order: Order, *, lease_until: datetime) -> Order:
+        return await self._around(
+            "place", lambda: self._store.place(order, lease_until=lease_until)
+        )
+
+    async def save(self, order: Order, *, lease_until: datetime | None = None) -> None:
+        await self._around("save", lambda: self._store.save(order, lease_until=lease_until))
+
+    async def defer(self, order_id: UUID, *, until: datetime) -> None:
+        await self._around("defer", lambda: self._store.defer(order_id, until=until))
+
+    async def lease_due(
+        self, *, now: datetime, lease_until: datetime, limit: int
+    ) -> Sequence[LeasedOrder]:
+        return await self._around(
+            "lease_due",
+            lambda: self._store.lease_due(now=now, lease_until=lease_until, limit=limit),
+        )
+
+    async def get(self, order_id: UUID) -> Order:
+        return await self._around("get", lambda: self._store.get(order_id))
+
+    async def list(self, query: OrderQuery) -> Sequence[Order]:
+        return await self._around("list", lambda: self._store.list(query))
+
+    async def changes(self, order_id: UUID, *, after_version: int) -> Sequence[OrderChange]:
+        return await self._around(
+            "changes", lambda: self._store.changes(order_id, after_version=after_version)
+        )
+
+    async def backlog(self) -> Backlog:
+        return await self._around("backlog", self._store.backlog)
+
+    async def ping(self) -> None:
+        await self._around("ping", self._store.ping)

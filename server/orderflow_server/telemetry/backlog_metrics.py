@@ -1,0 +1,99 @@
+"""What still has to be done, and for how long it has waited."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from functools import partial
+
+import structlog
+from prometheus_client import CollectorRegistry, Gauge
+
+from orderflow_server.orders.order import OrderState
+from orderflow_server.orders.ports import Backlog, Clock, Waiting
+
+log = structlog.get_logger("orderflow.metrics")
+
+INTERVAL_S = 5.0
+
+
+class BacklogMetrics:
+    """`orderflow_orders_pending*` and `orderflow_outbox_*`, as the store last told of them.
+
+    The ages are taken when they are read. So while the store does not answer the numbers stay as
+    they were and the ages go on growing, as those of the orders do.
+
+    Args:
+        now: What the ages are taken with.
+        interval_s: How long to rest between two questions to the store.
+        sleep: Waits the given seconds.
+    """
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        *,
+        now: Clock,
+        interval_s: float = INTERVAL_S,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._now = now
+        self._interval_s = interval_s
+        self._sleep = sleep
+        self._backlog = Backlog(orders={})
+        pending = Gauge(
+            "orderflow_orders_pending",
+            "Orders that await the payment gateway, by state.",
+            ("state",),
+            registry=registry,
+        )
+        age = Gauge(
+            "orderflow_orders_pending_age_seconds",
+            "For how long the oldest of them has been in that state; 0 when there is none.",
+            ("state",),
+            registry=registry,
+        )
+        for state in OrderState:
+            if state.awaits_gateway:
+                pending.labels(state.value).set_function(partial(self._pending, state))
+                age.labels(state.value).set_function(partial(self._pending_age_s, state))
+        Gauge(
+            "orderflow_outbox_waiting", "Events that are not published yet.", registry=registry
+        ).set_function(lambda: self._backlog.events.count)
+        Gauge(
+            "orderflow_outbox_lag_seconds",
+            "Age of the oldest event that is not published yet; 0 when there is none.",
+            registry=registry,
+        ).set_function(lambda: self._age_s(self._backlog.events.oldest))
+
+    async def run(self, read: Callable[[], Awaitable[Backlog]]) -> None:
+        """Asks again and again, until it is cancelled; no failure of the store ends it.
+
+        Args:
+            read: Asks the store.
+        """
+        failing = False
+        while True:
+            try:
+                self._backlog = await read()
+            except Exception as error:
+                if not failing:  # One line per streak: an outage must not flood the log.
+                    log.warning("the backlog cannot be read", exc_info=error)
+                failing = True
+            else:
+                failing = False
+            await self._sleep(self._interval_s)
+
+    def _waiting(self, state: OrderState) -> Waiting:
+        return self._backlog.orders.get(state, Waiting())
+
+    def _pending(self, state: OrderState) -> int:
+        return self._waiting(state).count
+
+    def _pending_age_s(self, state: OrderState) -> float:
+        return self._age_s(self._waiting(state).oldest)
+
+    def _age_s(self, oldest: datetime | None) -> float:
+        # The clock that set the time may have been ahead of this one.
+        return 0.0 if oldest is None else max(0.0, (self._now() - oldest).total_seconds())

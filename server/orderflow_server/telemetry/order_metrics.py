@@ -1,0 +1,53 @@
+"""What becomes of orders and their payments."""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+
+from prometheus_client import CollectorRegistry, Counter
+
+from orderflow_server.orders.order import OrderState
+from orderflow_server.payments.gateway import PaymentRefused
+from orderflow_server.payments.settlement import SettlementDeferred, SettlementEvent
+from orderflow_server.storage.engine import BatchEnded
+
+_UNRESOLVED, _REFUSED = "unresolved", "refused"
+_SETTLED = (OrderState.PAID, OrderState.PAYMENT_DECLINED, OrderState.CANCELLED)
+
+
+class OrderMetrics:
+    """`orderflow_order_changes_total` and `orderflow_payments_total`.
+
+    Its `on_batch` is for the store's listener, its `on_settlement` for the settlement's.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        changes = Counter(
+            "orderflow_order_changes",
+            "Versions of orders written, by the state that the order entered.",
+            ("state",),
+            registry=registry,
+        )
+        self._changes = {state: changes.labels(state.value) for state in OrderState}
+        payments = Counter(
+            "orderflow_payments",
+            "Attempts to settle an order with the gateway, by the state that the order got. "
+            "Tried again later: unresolved, no answer in time; refused, an answer of no use.",
+            ("outcome",),
+            registry=registry,
+        )
+        self._payments = {
+            outcome: payments.labels(outcome)
+            for outcome in (*(state.value for state in _SETTLED), _UNRESOLVED, _REFUSED)
+        }
+
+    def on_batch(self, batch: BatchEnded) -> None:
+        for state, count in Tally([order.state for order in batch.changed]).items():
+            self._changes[state].inc(count)
+
+    def on_settlement(self, event: SettlementEvent) -> None:
+        if isinstance(event, SettlementDeferred):
+            refused = isinstance(event.cause, PaymentRefused)
+            self._payments[_REFUSED if refused else _UNRESOLVED].inc()
+        else:
+            self._payments[event.order.state.value].inc()

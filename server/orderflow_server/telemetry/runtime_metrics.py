@@ -1,0 +1,42 @@
+"""How the process itself is doing: its event loop, its garbage collector, its memory and files."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from prometheus_client import (
+    CollectorRegistry,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
+
+from orderflow_client.telemetry.call_metrics import SECONDS_BUCKETS
+from orderflow_server.telemetry.gc_pauses import gc_pauses
+
+
+@contextmanager
+def runtime_metrics(registry: CollectorRegistry) -> Iterator[Callable[[float], None]]:
+    """Measures the process and the running event loop until the block ends.
+
+    Yields what is to be told the loop's lag, in seconds; see `sample_loop_lag`.
+    """
+    lag = Histogram(
+        "orderflow_event_loop_lag_seconds",
+        "How late the event loop ran what was due.",
+        buckets=SECONDS_BUCKETS,
+        registry=registry,
+    )
+    loop = asyncio.get_running_loop()
+    Gauge(
+        "orderflow_asyncio_tasks", "Tasks of the event loop that have not ended.", registry=registry
+    ).set_function(lambda: len(asyncio.all_tasks(loop)))
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    with gc_pauses(registry):
+        yield lag.observe
