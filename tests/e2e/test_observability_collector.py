@@ -243,8 +243,8 @@ async def test_the_three_signals_of_a_call_arrive_and_agree(
         assert span.status.code == Status.STATUS_CODE_ERROR
         assert plain(span.attributes)["rpc.grpc.status_code"] == 4
 
-        await until(lambda: pipeline.sink.lines(TRACE, "call"), timeout_s=20)
-        [(who, line)] = pipeline.sink.lines(TRACE, "call")
+        await until(lambda: pipeline.sink.lines(TRACE, "call refused"), timeout_s=20)
+        [(who, line)] = pipeline.sink.lines(TRACE, "call refused")
         assert line.span_id == span.span_id
         said = plain(line.attributes)
         assert (said["code"], said["request_id"]) == ("DEADLINE_EXCEEDED", "e2e-1")
