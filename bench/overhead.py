@@ -20,13 +20,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +41,7 @@ from orderflow.v1 import order_service_pb2_grpc as rpc
 from orderflow_client.resilience.limiter import Limiter
 from orderflow_client.resilience.limits import AdaptiveLimit, AdaptiveLimitOptions, FixedLimit
 from orderflow_client.telemetry.call_metrics import CallMetrics
+from orderflow_server.lifecycle import leave_alone_what_stays
 from orderflow_server.rpc.chain import ServerChain
 from orderflow_server.rpc.interceptors.authentication import anybody
 from orderflow_server.rpc.server import (
@@ -50,8 +50,8 @@ from orderflow_server.rpc.server import (
     CallTelemetry,
     interceptors,
 )
+from orderflow_server.telemetry.export import open_exports
 from orderflow_server.telemetry.logs import configure_logs
-from orderflow_server.telemetry.traces import open_tracing
 
 CALLS = 3000
 CONCURRENCY = 16
@@ -91,25 +91,24 @@ def chain(tracer_provider: TracerProvider) -> ServerChain:
 
 
 async def serve(kind: str) -> None:
-    with ExitStack() as stack:
+    async with AsyncExitStack() as stack:
         around: list[grpc.aio.ServerInterceptor] = []
         if kind != "bare":
-            tracer_provider = stack.enter_context(open_tracing())
+            exports = await stack.enter_async_context(open_exports(version="bench"))
             if kind == "opentelemetry":
                 # The library leaves the types of this function out.
-                around = [aio_server_interceptor(tracer_provider)]  # type: ignore[no-untyped-call]
+                around = [aio_server_interceptor(exports.tracer_provider)]  # type: ignore[no-untyped-call]
             else:
                 configure_logs(level="info", form="json")
-                around = [chain(tracer_provider)]
+                around = [chain(exports.tracer_provider)]
         server = grpc.aio.server(interceptors=around)
         rpc.add_OrderServiceServicer_to_server(NoOp(), server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
+        # As the service does when it has started, and to the good of all alike.
+        leave_alone_what_stays()
         print(port, file=sys.stderr, flush=True)
-        stop = asyncio.Event()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-        await stop.wait()
-        await server.stop(None)
+        await server.wait_for_termination()
 
 
 async def sink() -> None:

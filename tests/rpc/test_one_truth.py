@@ -43,6 +43,8 @@ Code = grpc.StatusCode
 End = Callable[[Any], Awaitable[None]]
 
 NUMBER = "x-number"
+IN_BETWEEN = "said by a handler"
+log = structlog.get_logger("one truth")
 DEADLINE_S = 0.3
 
 
@@ -173,6 +175,7 @@ class AsTold(rpc.OrderServiceServicer):
     def _call(self, context: Any) -> Call:
         number = int(dict(context.invocation_metadata())[NUMBER])
         self.begun.add(number)
+        log.info(IN_BETWEEN, number=number)
         return self._calls[number]
 
     async def GetOrder(self, request: Any, context: Any) -> pb.GetOrderResponse:
@@ -330,7 +333,12 @@ class Run:
         failed = span.status.status_code is StatusCode.ERROR
         assert failed == (code in SERVER_ERRORS), call
         assert not span.events, call
-        [line] = [each for each in self.logs.server if each["trace_id"] == format_trace_id(trace)]
+        *between, line = [
+            each for each in self.logs.server if each["trace_id"] == format_trace_id(trace)
+        ]
+        assert [self.calls[each["number"]] for each in between] == [call] * len(between)
+        assert {each["request_id"] for each in between} <= {line["request_id"]}
+        assert {each["span_id"] for each in between} <= {line["span_id"]}
         assert line["code"] == code.name, call
         assert line["span_id"] == format_span_id(span.context.span_id), call
 
