@@ -49,9 +49,14 @@ format: $(VENV)/.dev ## Format the code and mend what ruff can
 stubs: $(VENV)/.dev ## Generate the stubs in client/ from proto/
 	python tools/contract.py stubs
 
+.PHONY: dashboards
+dashboards: $(VENV)/.dev ## Write Grafana's dashboards from tools/boards
+	python tools/dashboards.py
+
 .PHONY: e2e
 e2e: $(VENV)/.dev ## End-to-end tests: real processes, the demo, grpcurl where Go is present
 	tools/grpcurl.sh
+	tools/collector.sh
 	PATH="$(CURDIR)/.cache/bin:$$PATH" pytest -m e2e tests/e2e
 
 .PHONY: bench
@@ -59,6 +64,7 @@ bench: $(VENV)/.dev ## Measure the store, overload and hedging, each against its
 	python bench/store.py
 	python bench/overload.py
 	python bench/hedging.py
+	python bench/overhead.py
 
 .PHONY: clean
 clean: ## Remove the environment and every cache
