@@ -10,6 +10,7 @@ from typing import Literal
 import structlog
 from structlog.typing import Processor
 
+from orderflow_server.telemetry.lines import Lines
 from orderflow_server.telemetry.logs import configure_logs
 
 _CHANGED = (
@@ -25,11 +26,12 @@ def configure(
     level: str = "info",
     form: Literal["auto", "json", "console"] = "json",
     otlp: Processor | None = None,
-) -> None:
+) -> Lines:
     """`configure_logs`, within `logs_put_back`."""
-    configure_logs(level=level, form=form, otlp=otlp)
+    lines = configure_logs(level=level, form=form, otlp=otlp)
     # The loggers of our modules would keep what they were first used with, for all other tests.
     structlog.configure(cache_logger_on_first_use=False)
+    return lines
 
 
 @contextmanager
@@ -43,7 +45,6 @@ def logs_put_back() -> Iterator[None]:
     finally:
         logging.captureWarnings(capture=False)
         structlog.configure(**structlog_before)
-        structlog.contextvars.clear_contextvars()
         for logger, (level, handlers, filters) in zip(loggers, before, strict=True):
             logger.setLevel(level)
             logger.handlers[:] = handlers

@@ -21,6 +21,7 @@ from orderflow_server.rpc.interceptors.access_log import access_log
 from orderflow_server.rpc.interceptors.deadline import deadlines
 from orderflow_server.rpc.interceptors.error_mapping import error_mapping
 from orderflow_server.rpc.server import ORDER_SERVICE
+from orderflow_server.telemetry.correlation import add_names
 
 CANARY = "canary-postgres://user:secret@host"
 GET = f"/{ORDER_SERVICE}/GetOrder"
@@ -79,7 +80,7 @@ async def test_an_unexpected_exception_is_internal_and_keeps_its_text_to_itself(
 
     async with scripted() as (servicer, stub, _):
         servicer.unary = fail
-        with capture_logs() as logs:
+        with capture_logs(processors=[add_names]) as logs:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await stub.GetOrder(pb.GetOrderRequest(), metadata=[("x-request-id", "call-7")])
             assert await code_logged(logs) == ("INTERNAL", "error")

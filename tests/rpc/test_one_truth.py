@@ -37,7 +37,7 @@ from orderflow_server.orders import errors
 from orderflow_server.rpc.chain import ServerChain
 from orderflow_server.rpc.interceptors.authentication import anybody
 from orderflow_server.rpc.server import CONTRACT, ORDER_SERVICE, Admission, interceptors
-from orderflow_server.telemetry.correlation import add_span_ids
+from orderflow_server.telemetry.correlation import add_names
 
 Code = grpc.StatusCode
 End = Callable[[Any], Awaitable[None]]
@@ -215,7 +215,7 @@ class Logs:
 
         with logs_put_back():
             structlog.configure(
-                processors=[structlog.contextvars.merge_contextvars, add_span_ids, keep],
+                processors=[add_names, keep],
                 wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
                 cache_logger_on_first_use=False,
             )

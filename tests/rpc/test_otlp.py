@@ -161,12 +161,13 @@ async def test_what_exporters_say_is_not_exported(
 ) -> None:
     environment.setenv("OTEL_LOGS_EXPORTER", "otlp")
     async with open_exports(version="1") as exports:
-        configure(otlp=exports.logs)
+        lines = configure(otlp=exports.logs)
         name = "opentelemetry.exporter.otlp.proto.grpc.exporter"
         logging.getLogger(name).error("Failed to export")
         with suppress_instrumentation():  # as in their threads
             logging.getLogger("grpc").warning("no connection")
         structlog.get_logger().info("ours")
+    lines.flush()
     assert receiver.bodies == ["ours"]
     written = capsys.readouterr().out
     assert "Failed to export" in written

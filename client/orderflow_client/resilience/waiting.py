@@ -26,14 +26,12 @@ class Waited:
 _current: ContextVar[Waited | None] = ContextVar("orderflow_waited", default=None)
 
 
-@contextmanager
-def counting(waited: Waited) -> Iterator[None]:
-    """Has `elsewhere` add to `waited` until the block ends, in this task and those it starts."""
-    token = _current.set(waited)
-    try:
-        yield
-    finally:
-        _current.reset(token)
+def count_in(waited: Waited) -> None:
+    """Has `elsewhere` add to `waited` for the rest of this task, and in those it starts.
+
+    For who owns a task from its start: there is nothing to restore at its end.
+    """
+    _current.set(waited)
 
 
 @contextmanager

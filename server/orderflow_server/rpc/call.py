@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, format_trace_id
 
 from orderflow_client.resilience import deadline
 from orderflow_client.resilience.deadline import Deadline
@@ -59,8 +60,7 @@ class ServerCall:
 
     Attributes:
         request_id: Names this call in logs and errors: the caller's `x-request-id`, or a new one.
-        trace_id: Names all that belongs together, here and elsewhere; empty without a span.
-        sampled: The trace is kept.
+        span: Its span's identity; an invalid one until it has a span.
         started_s: `time.perf_counter` when the handler was reached.
         deadline: The caller's, read once on entry; None when it has none.
         failed: An error is on its way out, and has not been replaced by a response.
@@ -83,9 +83,8 @@ class ServerCall:
         "principal",
         "reason",
         "request_id",
-        "sampled",
+        "span",
         "started_s",
-        "trace_id",
     )
 
     def __init__(self, method: Method, context: grpc.aio.ServicerContext[Any, Any]) -> None:
@@ -93,8 +92,7 @@ class ServerCall:
         self.context = context
         self.started_s = time.perf_counter()
         self.request_id = _request_id(context)
-        self.trace_id = ""
-        self.sampled = False
+        self.span = INVALID_SPAN_CONTEXT
         # None without a deadline; the stub does not know.
         remaining_s: float | None = context.time_remaining()
         self.deadline = None if remaining_s is None else Deadline.after(remaining_s)
@@ -105,6 +103,11 @@ class ServerCall:
         self.error: BaseException | None = None
         self._slack_s = _slack_s(remaining_s or 0.0)
         self._cancellation: grpc.StatusCode | None = None
+
+    @property
+    def trace_id(self) -> str:
+        """Names all that belongs together, here and elsewhere; empty without a span."""
+        return format_trace_id(self.span.trace_id) if self.span.is_valid else ""
 
     def settle(self, error: BaseException | None) -> None:
         """Sets `code` to what goes over the wire when the call ends with `error`.

@@ -3,36 +3,35 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 
 import structlog
 from structlog.typing import Processor
 
-from orderflow_server.telemetry.correlation import add_span_ids
+from orderflow_server.telemetry.correlation import add_names
+from orderflow_server.telemetry.lines import Lines
 from orderflow_server.telemetry.quiet import quiet_exporters
 
 
-def take_in_libraries(*, level: int, finish: Sequence[Processor]) -> None:
-    """Writes what is logged with `logging`, and every warning, to stdout.
+def take_in_libraries(lines: Lines, *, level: int, finish: Sequence[Processor]) -> None:
+    """Writes what is logged with `logging`, and every warning, where our own lines go.
 
     Of libraries only warnings and worse, unless the level is DEBUG. Our own client library
     follows the level.
 
     Args:
+        lines: Takes the lines.
         level: The least important lines of ours that are written.
         finish: What makes a line of an event, once it has all its fields.
     """
-    handler = logging.StreamHandler(_Stdout())
-    handler.terminator = ""
+    handler = _To(lines)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[
-                structlog.contextvars.merge_contextvars,
                 structlog.stdlib.add_logger_name,
                 structlog.stdlib.add_log_level,
                 structlog.stdlib.ExtraAdder(),
-                add_span_ids,
+                add_names,
             ],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *finish],
         )
@@ -44,14 +43,19 @@ def take_in_libraries(*, level: int, finish: Sequence[Processor]) -> None:
     quiet_exporters()
 
 
-class _Stdout:
-    """Where our own lines go, under the same lock: a text file mixes up those of two threads."""
+class _To(logging.Handler):
+    def __init__(self, lines: Lines) -> None:
+        super().__init__()
+        self._lines = lines
 
-    def __init__(self) -> None:
-        self._lines = structlog.WriteLogger(sys.stdout)
-
-    def write(self, line: str) -> None:
-        self._lines.msg(line)
-
-    def flush(self) -> None:
-        """Each line is flushed as it is written."""
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record)
+        except Exception:  # noqa: BLE001  told below
+            # As the standard library's own: a line is never what its caller fails of.
+            self.handleError(record)
+            return
+        if record.levelno >= logging.ERROR:
+            self._lines.now(line)
+        else:
+            self._lines.later(line)

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import uuid
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -20,6 +21,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from fakes.logs import configure, logs_put_back
+from orderflow_server.telemetry.correlation import call_names
 
 SECRET = "canary-4242"
 TRACER = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False).get_tracer("tests")
@@ -39,14 +41,23 @@ def lines(capsys: pytest.CaptureFixture[str]) -> Lines:
     return lambda: [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
+@contextmanager
+def known(names: Mapping[str, str]) -> Iterator[None]:
+    token = call_names.set(names)
+    try:
+        yield
+    finally:
+        call_names.reset(token)
+
+
 def lose_the_connection() -> NoReturn:
     raise ConnectionError(f"cannot reach postgres://app:{SECRET}@db")
 
 
 def test_a_line_is_one_json_object_with_what_is_known_of_the_call(lines: Lines) -> None:
     configure()
-    structlog.contextvars.bind_contextvars(request_id="r-1", method="GetOrder")
-    structlog.get_logger("orderflow.rpc").info("call", code="OK", latency_ms=1.5)
+    with known({"request_id": "r-1", "method": "GetOrder"}):
+        structlog.get_logger("orderflow.rpc").info("call", code="OK", latency_ms=1.5)
     [line] = lines()
     assert line.pop("timestamp").endswith("Z")
     assert line == {
@@ -76,8 +87,8 @@ def test_lines_within_a_span_have_its_ids_whoever_logged_them(lines: Lines) -> N
 
 def test_a_librarys_line_has_the_same_form_with_its_extra_fields(lines: Lines) -> None:
     configure()
-    structlog.contextvars.bind_contextvars(request_id="r-1")
-    logging.getLogger("some.library").warning("%s is %d", "disk", 7, extra={"path": "/data"})
+    with known({"request_id": "r-1"}):
+        logging.getLogger("some.library").warning("%s is %d", "disk", 7, extra={"path": "/data"})
     [line] = lines()
     assert line.pop("timestamp").endswith("Z")
     assert line == {

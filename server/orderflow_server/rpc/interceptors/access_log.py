@@ -13,6 +13,7 @@ from orderflow_client.resilience.limiter import Overloaded
 from orderflow_server.rpc.call import UNKNOWN_METHOD, ServerCall
 from orderflow_server.rpc.chain import Interceptor, Operation
 from orderflow_server.telemetry.causes import causes
+from orderflow_server.telemetry.correlation import call_names
 
 log = structlog.get_logger("orderflow.rpc")
 
@@ -45,9 +46,9 @@ def access_log(*, slow_call_s: float, streams: Collection[str] = ()) -> Intercep
     streams = frozenset(streams)
 
     async def write_line(call: ServerCall, proceed: Operation) -> Any:
-        # Not unbound at the end: the RPC's context ends with its task. The ids of the trace
-        # come from the span (`telemetry.correlation`).
-        structlog.contextvars.bind_contextvars(request_id=call.request_id, method=call.method.name)
+        # Not taken back at the end: the RPC's context ends with its task. The ids of the trace
+        # come from the span.
+        call_names.set({"request_id": call.request_id, "method": call.method.name})
         try:
             return await proceed()
         finally:
@@ -63,8 +64,6 @@ def access_log(*, slow_call_s: float, streams: Collection[str] = ()) -> Intercep
 
 def _write(call: ServerCall, latency_s: float, *, slow: bool) -> None:
     fields: dict[str, Any] = {
-        "request_id": call.request_id,
-        "method": call.method.name,
         "code": call.code.name,
         "latency_ms": round(latency_s * 1000, 2),
     }

@@ -8,7 +8,7 @@ from typing import Any
 from orderflow_client.contract import MethodContract
 from orderflow_client.resilience.events import Criticality
 from orderflow_client.resilience.limiter import Limiter
-from orderflow_client.resilience.waiting import Waited, counting
+from orderflow_client.resilience.waiting import Waited, count_in
 from orderflow_server.rpc.call import ServerCall
 from orderflow_server.rpc.chain import Interceptor, Operation
 
@@ -38,8 +38,8 @@ def admission(
         limiter = streams if method is not None and method.response_streaming else unary
         waited = Waited()
         with await limiter.acquire(criticality) as permit:
-            with counting(waited):
-                response = await proceed()
+            count_in(waited)
+            response = await proceed()
             # A slow gateway is no overload of this server.
             permit.release(waited_s=waited.total_s)
         return response

@@ -43,7 +43,7 @@ def call_metrics(contract: Mapping[str, MethodContract], metrics: CallMetrics) -
             method.handled(
                 call.code,
                 time.perf_counter() - call.started_s,
-                trace_id=call.trace_id if call.sampled else "",
+                trace_id=call.trace_id if call.span.trace_flags.sampled else "",
             )
 
     return count

@@ -35,42 +35,39 @@ class ServerSpans(OpenTelemetryAioServerInterceptor):
         super().__init__(tracer)  # type: ignore[no-untyped-call]
 
     async def __call__(self, call: ServerCall, proceed: Operation) -> Any:
-        metadata = call.context.invocation_metadata() or ()
-        if any(key == _PROPAGATED for key, _ in metadata):
-            with self._set_remote_context(call.context):
-                span = self._begin(call)
-        else:
-            span = self._begin(call)
-        recording = span.is_recording()
-        if recording:
-            span.set_attributes(_attributes(call, metadata))
-        token = context.attach(trace.set_span_in_context(span))
+        span = self._begin(call)
+        call.span = span.get_span_context()
+        # Not taken back at the end: the RPC's context ends with its task.
+        context.attach(trace.set_span_in_context(span))
+        if not span.is_recording():
+            return await proceed()
+        span.set_attributes(_attributes(call))
         try:
             return await proceed()
         finally:
-            if recording:
-                _finish(span, call)
-            span.end()
-            context.detach(token)
+            _finish(span, call)
 
     def _begin(self, call: ServerCall) -> Span:
+        for key, _ in call.context.invocation_metadata() or ():
+            if key == _PROPAGATED:
+                with self._set_remote_context(call.context):
+                    return self._start(call)
+        return self._start(call)
+
+    def _start(self, call: ServerCall) -> Span:
         span: Span = self._tracer.start_span(call.method.full_name, kind=SpanKind.SERVER)
-        identity = span.get_span_context()
-        if identity.is_valid:
-            call.trace_id = trace.format_trace_id(identity.trace_id)
-            call.sampled = identity.trace_flags.sampled
         return span
 
 
-def _attributes(call: ServerCall, metadata: Any) -> Mapping[str, str | int]:
+def _attributes(call: ServerCall) -> Mapping[str, str | int]:
     attributes: dict[str, str | int] = {
         conventions.RPC_SYSTEM: "grpc",
         conventions.RPC_SERVICE: call.method.service,
         conventions.RPC_METHOD: call.method.name,
         conventions.REQUEST_ID: call.request_id,
     }
-    for key, value in metadata:
-        if key == "user-agent":
+    for key, value in call.context.invocation_metadata() or ():
+        if key == "user-agent" and isinstance(value, str):
             attributes[conventions.USER_AGENT] = value
     # ipv4:127.0.0.1:57284, ipv6:[::1]:57284 (its brackets as %5B and %5D), unix:...
     kind, _, rest = unquote(call.context.peer()).partition(":")
@@ -83,12 +80,12 @@ def _attributes(call: ServerCall, metadata: Any) -> Mapping[str, str | int]:
 
 def _finish(span: Span, call: ServerCall) -> None:
     span.set_attribute(conventions.RPC_STATUS_CODE, call.code.value[0])
-    if call.code is grpc.StatusCode.OK:
-        return
-    if call.reason:
-        span.set_attribute(conventions.REASON, call.reason)
-    if call.error is not None:
-        # Its type only: what it says is for the log, which keeps secrets out.
-        span.set_attribute(conventions.ERROR_TYPE, type(call.error).__qualname__)
-    if call.code in conventions.SERVER_ERRORS:
-        span.set_status(Status(StatusCode.ERROR, f"{call.code.name} {call.reason}".rstrip()))
+    if call.code is not grpc.StatusCode.OK:
+        if call.reason:
+            span.set_attribute(conventions.REASON, call.reason)
+        if call.error is not None:
+            # Its type only: what it says is for the log, which keeps secrets out.
+            span.set_attribute(conventions.ERROR_TYPE, type(call.error).__qualname__)
+        if call.code in conventions.SERVER_ERRORS:
+            span.set_status(Status(StatusCode.ERROR, f"{call.code.name} {call.reason}".rstrip()))
+    span.end()
