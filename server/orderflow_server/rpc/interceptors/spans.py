@@ -7,7 +7,8 @@ from typing import Any
 from urllib.parse import unquote
 
 import grpc
-from opentelemetry import context, trace
+from opentelemetry import context, propagate, trace
+from opentelemetry.context import Context
 from opentelemetry.instrumentation.grpc._aio_server import OpenTelemetryAioServerInterceptor
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
@@ -15,7 +16,7 @@ from orderflow_client.telemetry import conventions
 from orderflow_server.rpc.call import ServerCall
 from orderflow_server.rpc.chain import Operation
 
-_PROPAGATED = "traceparent"
+_NO_TRACE = Context()
 
 
 class ServerSpans(OpenTelemetryAioServerInterceptor):
@@ -33,12 +34,17 @@ class ServerSpans(OpenTelemetryAioServerInterceptor):
     def __init__(self, tracer: Tracer) -> None:
         # The library carries no types.
         super().__init__(tracer)  # type: ignore[no-untyped-call]
+        # Of the caller's metadata, those that name its trace.
+        self._fields = frozenset(propagate.get_global_textmap().fields)
 
     async def __call__(self, call: ServerCall, proceed: Operation) -> Any:
-        span = self._begin(call)
+        begun_in = self._begun_in(call)
+        span: Span = self._tracer.start_span(
+            call.method.full_name, context=begun_in, kind=SpanKind.SERVER
+        )
         call.span = span.get_span_context()
         # Not taken back at the end: the RPC's context ends with its task.
-        context.attach(trace.set_span_in_context(span))
+        context.attach(trace.set_span_in_context(span, begun_in))
         if not span.is_recording():
             return await proceed()
         span.set_attributes(_attributes(call))
@@ -47,16 +53,12 @@ class ServerSpans(OpenTelemetryAioServerInterceptor):
         finally:
             _finish(span, call)
 
-    def _begin(self, call: ServerCall) -> Span:
-        for key, _ in call.context.invocation_metadata() or ():
-            if key == _PROPAGATED:
-                with self._set_remote_context(call.context):
-                    return self._start(call)
-        return self._start(call)
-
-    def _start(self, call: ServerCall) -> Span:
-        span: Span = self._tracer.start_span(call.method.full_name, kind=SpanKind.SERVER)
-        return span
+    def _begun_in(self, call: ServerCall) -> Context:
+        metadata = call.context.invocation_metadata() or ()
+        for key, _ in metadata:
+            if key in self._fields:
+                return propagate.extract(dict(metadata), Context())
+        return _NO_TRACE
 
 
 def _attributes(call: ServerCall) -> Mapping[str, str | int]:
