@@ -60,7 +60,7 @@ e2e: $(VENV)/.dev ## End-to-end tests: real processes, the demo, grpcurl where G
 	PATH="$(CURDIR)/.cache/bin:$$PATH" pytest -m e2e tests/e2e
 
 .PHONY: bench
-bench: $(VENV)/.dev ## Measure the store, overload and hedging, each against its bound (2 minutes)
+bench: $(VENV)/.dev ## Measure the store, overload, hedging and telemetry, each against its bound (3 minutes)
 	python bench/store.py
 	python bench/overload.py
 	python bench/hedging.py
