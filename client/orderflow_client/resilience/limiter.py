@@ -283,9 +283,11 @@ class Limiter:
         )
         self._in_flight -= 1
         self._completed.add()
-        self._admit_waiting()
-        if self._limit.current != old:
-            self._tell(LimitChanged(name=self._name, old=old, new=self._limit.current))
+        if self._waiting:
+            self._admit_waiting()
+        new = self._limit.current
+        if new != old:
+            self._tell(LimitChanged(name=self._name, old=old, new=new))
 
     def _admit_waiting(self) -> None:
         for queue in self._queues.values():

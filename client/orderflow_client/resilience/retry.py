@@ -165,7 +165,7 @@ class Retry:
             Exception: The error of the last attempt that was made, as it was raised.
         """
         call_deadline = deadline.current()
-        backoffs_s = self._policy.backoffs_s(self._random)
+        backoffs_s: Iterator[float] | None = None
         failure: Exception | None = None
         for attempt in itertools.count(1):
             try:
@@ -179,11 +179,12 @@ class Retry:
                 failure = error
                 verdict = self._classify(error)
                 if verdict.pushback_s is None:
+                    backoffs_s = backoffs_s or self._policy.backoffs_s(self._random)
                     delay_s = next(backoffs_s)
                 else:
                     delay_s = verdict.pushback_s
                     # After a pushback the backoff starts over, as in the gRPC core.
-                    backoffs_s = self._policy.backoffs_s(self._random)
+                    backoffs_s = None
                 if not self._may_retry(verdict, attempt, delay_s, call_deadline):
                     raise
                 self._tell(

@@ -63,10 +63,12 @@ def access_log(*, slow_call_s: float, streams: Collection[str] = ()) -> Intercep
 
 
 def _write(call: ServerCall, latency_s: float, *, slow: bool) -> None:
-    fields: dict[str, Any] = {
-        "code": call.code.name,
-        "latency_ms": round(latency_s * 1000, 2),
-    }
+    latency_ms = round(latency_s * 1000, 2)
+    if call.code is grpc.StatusCode.OK:
+        write = log.warning if slow else log.info
+        write("slow call" if slow else "call", code="OK", latency_ms=latency_ms)
+        return
+    fields: dict[str, Any] = {"code": call.code.name, "latency_ms": latency_ms}
     if call.reason:
         fields["reason"] = call.reason
     if call.method is UNKNOWN_METHOD:

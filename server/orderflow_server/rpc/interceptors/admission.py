@@ -42,7 +42,7 @@ def admission(
             response = await proceed()
             # A slow gateway is no overload of this server.
             permit.release(waited_s=waited.total_s)
-        return response
+            return response
 
     return admit
 
