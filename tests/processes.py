@@ -79,3 +79,17 @@ async def until_serving(client: OrderClient, *, timeout_s: float = 20.0) -> None
                 # Nothing listens there yet.
                 pass
             await asyncio.sleep(0.02)
+
+
+async def run_server_command(*arguments: str, **environment: str) -> tuple[int, str]:
+    """Runs `orderflow-server` to its end; its exit code and all that it wrote."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "orderflow_server", *arguments),
+        env=os.environ | {"ORDERFLOW_OPS_ADDRESS": "127.0.0.1:0"} | environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, output.decode()

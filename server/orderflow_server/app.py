@@ -249,6 +249,7 @@ def _assemble(
         telemetry=instruments.calls,
         listeners=[instruments.policy_event],
         max_request_bytes=settings.max_request_bytes,
+        share_port=settings.supervised,
     )
     host, _, _ = settings.address.rpartition(":")
     return OrderApp(f"{host}:{rpc.port}", ops_address, rpc, limits, hub, settlement, worker)

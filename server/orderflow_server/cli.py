@@ -5,24 +5,16 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-from contextlib import AsyncExitStack
-from importlib.metadata import version
-from pathlib import Path
 from typing import Annotated, Any
 
 import grpc
 import typer
 from pydantic import ValidationError
 
-from orderflow_server.app import OrderApp, order_app
-from orderflow_server.lifecycle import leave_alone_what_stays, stop_signals
-from orderflow_server.ops.server import OpsAddressUnavailable
-from orderflow_server.orders.errors import StoreUnavailable
 from orderflow_server.payments.simulator import client as simulator_client
 from orderflow_server.payments.simulator import server as simulator_server
 from orderflow_server.payments.simulator.faults import Faults
 from orderflow_server.settings import Settings
-from orderflow_server.telemetry.export import open_exports
 from orderflow_server.telemetry.logs import configure_logs
 
 app = typer.Typer(
@@ -46,9 +38,14 @@ def serve(
     ops_address: Annotated[
         str | None, typer.Option(help="Where to answer /metrics, /livez, /readyz, host:port.")
     ] = None,
-    database: Annotated[Path | None, typer.Option(help="The SQLite file.")] = None,
+    database: Annotated[
+        str | None, typer.Option(help="A SQLite file, or a URL: postgresql://...")
+    ] = None,
     gateway: Annotated[
         str | None, typer.Option(help="The payment gateway, host:port. Default: a simulator.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="How many processes serve, on one port.")
     ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning, error.")] = None,
     log_format: Annotated[str | None, typer.Option(help="auto, json, console.")] = None,
@@ -59,52 +56,19 @@ def serve(
         "ops_address": ops_address,
         "database": database,
         "gateway": gateway,
+        "workers": workers,
         "log_level": log_level,
         "log_format": log_format,
     }
     settings = _settings({name: value for name, value in given.items() if value is not None})
-    asyncio.run(_serve(settings))
+    # The service's libraries would slow the other commands.
+    from orderflow_server.serving import CannotServe
+    from orderflow_server.serving import serve as serve_orders
 
-
-async def _serve(settings: Settings) -> None:
-    async with stop_signals() as stop, AsyncExitStack() as stack:
-        try:
-            exports = await stack.enter_async_context(
-                open_exports(version=version("orderflow-server"))
-            )
-        except ValueError as error:
-            raise _failure(f"an OTEL_* variable cannot be read: {error}") from error
-        configure_logs(level=settings.log_level, form=settings.log_format, otlp=exports.logs)
-        try:
-            async with order_app(settings, tracer_provider=exports.tracer_provider) as running:
-                typer.echo(_hints(running), err=True)
-                leave_alone_what_stays()
-                await stop.wait()
-        except StoreUnavailable as error:
-            raise _failure(f"cannot open the database {settings.database}: {error}") from error
-        except OpsAddressUnavailable as error:
-            raise _failure(str(error)) from error
-        except RuntimeError as error:
-            if "bind" not in str(error):
-                raise
-            raise _failure(f"cannot serve on {settings.address}: is the port taken?") from error
-
-
-def _hints(running: OrderApp) -> str:
-    address = running.address
-    default = Settings.model_fields["address"].default
-    target = "" if address == default else f" --target {address}"
-    return f"""
-Orderflow serves on {address}. Try, in another terminal:
-
-  orderflow health{target}
-  orderflow order create --customer alice --item BOOK-1:2:12.50 --payment-token tok_visa{target}
-  orderflow order list{target}
-  grpcurl -plaintext {address} describe orderflow.v1.OrderService
-  curl http://{running.ops_address}/metrics
-
-Ctrl-C stops it.
-"""
+    try:
+        asyncio.run(serve_orders(settings))
+    except CannotServe as error:
+        raise _failure(str(error)) from error
 
 
 @app.command()

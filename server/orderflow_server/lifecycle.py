@@ -6,8 +6,9 @@ import asyncio
 import gc
 import os
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import structlog
 
@@ -35,6 +36,32 @@ async def stop_signals() -> AsyncIterator[asyncio.Event]:
     finally:
         for number in _SIGNALS:
             loop.remove_signal_handler(number)
+
+
+@contextmanager
+def stop_with_stdin(stop: asyncio.Event) -> Iterator[None]:
+    """Sets the event when standard input ends; when it was set already, ends the process at once.
+
+    For a process whose starter holds the other end: its own end, however it came, is the word to
+    stop.
+    """
+    loop = asyncio.get_running_loop()
+    stdin = sys.stdin.fileno()
+
+    def on_readable() -> None:
+        if os.read(stdin, 1024):
+            return
+        loop.remove_reader(stdin)
+        if stop.is_set():
+            os._exit(1)
+        log.warning("stopping, the process that started this one is gone")
+        stop.set()
+
+    loop.add_reader(stdin, on_readable)
+    try:
+        yield
+    finally:
+        loop.remove_reader(stdin)
 
 
 _YOUNG_OBJECTS = 20_000

@@ -34,6 +34,17 @@ class Settings(BaseSettings):
         description="The payment gateway, host:port. Empty: a simulator inside this process, "
         "which forgets its ledger at the end.",
     )
+    workers: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="How many processes serve, on one port. Their ops ports follow each other.",
+    )
+    ready_fd: int = Field(
+        -1,
+        description="Set for the processes of several workers: where one of them says that it "
+        "serves. It shares its port, and ends when its standard input does.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="The least important lines that are written."
     )
@@ -92,6 +103,16 @@ class Settings(BaseSettings):
     grace_s: float = Field(
         10.0, ge=0, le=600, description="How long running calls may take to finish at the end."
     )
+
+    def environment(self) -> dict[str, str]:
+        """The variables from which another process reads these very settings."""
+        prefix = self.model_config["env_prefix"]
+        return {f"{prefix}{name.upper()}": str(value) for name, value in self}
+
+    @property
+    def supervised(self) -> bool:
+        """This process is one of several workers."""
+        return self.ready_fd >= 0
 
     @property
     def lease_s(self) -> float:

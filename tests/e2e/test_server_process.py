@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ from harness import create_request, failure_of
 from orderflow.v1 import order_service_pb2 as pb
 from orderflow.v1 import order_service_pb2_grpc
 from orderflow_client import OrderClient, item, money
-from processes import free_port, server_process
+from processes import free_port, run_server_command, server_process
 
 ITEMS = [item("BOOK-1", 2, money("12.50", "EUR"))]
 
@@ -110,19 +109,6 @@ async def test_kill_9_loses_no_acknowledged_order(tmp_path: Path) -> None:
     async with server_process(tmp_path) as server, OrderClient(server.address) as client:
         stored = {order.id async for order in client.list_orders(page_size=1000)}
     assert set(acknowledged) <= stored
-
-
-async def run_server_command(*arguments: str, **environment: str) -> tuple[int, str]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "orderflow_server", *arguments),
-        env=os.environ | {"ORDERFLOW_OPS_ADDRESS": "127.0.0.1:0"} | environment,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    output, _ = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, output.decode()
 
 
 async def test_a_bad_setting_is_named_in_one_sentence() -> None:

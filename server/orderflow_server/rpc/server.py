@@ -121,8 +121,24 @@ def make_server(
     telemetry: CallTelemetry,
     listeners: Sequence[Listener],
     max_request_bytes: int,
+    share_port: bool,
 ) -> RpcServer:
-    """Raises RuntimeError when the address cannot be bound; port 0 takes a free one."""
+    """Makes the server.
+
+    Args:
+        address: Where, host:port. Port 0 takes a free one.
+        servicer: What answers.
+        health: Says whether it does.
+        limits: How many calls may run at once.
+        authenticate: Says who calls.
+        telemetry: Where the calls are seen.
+        listeners: Told of second runs.
+        max_request_bytes: The largest request that is read.
+        share_port: Other processes serve on the same port.
+
+    Raises:
+        RuntimeError: The address cannot be bound.
+    """
     chain = ServerChain(
         interceptors(limits, authenticate, telemetry, listeners), services=[ORDER_SERVICE]
     )
@@ -130,8 +146,8 @@ def make_server(
         interceptors=[chain],
         options=[
             ("grpc.max_receive_message_length", max_request_bytes),
-            # Two processes on one port is a mistake here, not a way to scale.
-            ("grpc.so_reuseport", 0),
+            # Unless it was meant: a second process on the port is a mistake.
+            ("grpc.so_reuseport", int(share_port)),
             # The clients ping every 30 s, also without calls (orderflow_client.channel). The
             # library's default calls that abuse and hangs up.
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
