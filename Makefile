@@ -59,6 +59,10 @@ e2e: $(VENV)/.dev ## End-to-end tests: real processes, the demo, grpcurl where G
 	tools/collector.sh
 	PATH="$(CURDIR)/.cache/bin:$$PATH" pytest -m e2e tests/e2e
 
+.PHONY: chaos
+chaos: $(VENV)/.dev ## 20 000 orders over three replicas while everything around them fails (minutes)
+	pytest -m chaos -s tests/chaos
+
 .PHONY: bench
 bench: $(VENV)/.dev ## Measure the store, overload, hedging and telemetry, each against its bound (3 minutes)
 	python bench/store.py

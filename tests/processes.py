@@ -45,8 +45,16 @@ async def server_process(
     *,
     arguments: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
+    until_serves: bool = True,
 ) -> AsyncIterator[ServerProcess]:
-    """Serving when this yields; killed at the end when it still runs."""
+    """Serving when this yields; killed at the end when it still runs.
+
+    Args:
+        directory: For its database, unless it is given another, and for what it writes.
+        arguments: More of `serve`; the last of a kind counts.
+        environment: More of it.
+        until_serves: Yield only then.
+    """
     address, ops_address = (f"127.0.0.1:{free_port()}" for _ in range(2))
     with (directory / "stdout").open("ab") as stdout, (directory / "stderr").open("ab") as stderr:
         process = await asyncio.create_subprocess_exec(
@@ -60,8 +68,9 @@ async def server_process(
             stderr=stderr,
         )
     try:
-        async with OrderClient(address) as client:
-            await until_serving(client)
+        if until_serves:
+            async with OrderClient(address) as client:
+                await until_serving(client)
         yield ServerProcess(process, address, ops_address, directory)
     finally:
         if process.returncode is None:
