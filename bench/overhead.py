@@ -27,7 +27,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import grpc
 from opentelemetry.instrumentation.grpc import aio_server_interceptor
@@ -67,8 +67,14 @@ SERVERS = {
 
 
 class NoOp(rpc.OrderServiceServicer):
-    async def GetOrder(self, _request: Any, _context: Any) -> pb.GetOrderResponse:  # noqa: N802  # the RPC's name
+    async def GetOrder(self, request: Any, context: Any) -> pb.GetOrderResponse:  # noqa: N802, ARG002  the contract's
         return pb.GetOrderResponse()
+
+    async def _no(self, request: Any, context: Any) -> Never:
+        raise NotImplementedError
+
+    CreateOrder = ListOrders = CancelOrder = _no
+    WatchOrder: Any = _no
 
 
 def chain(tracer_provider: TracerProvider) -> ServerChain:

@@ -1,4 +1,4 @@
-"""The `orderflow` command: places, shows, lists, cancels and watches orders.
+"""The `orderflow` command: places, shows, lists, cancels and watches orders, and their events.
 
 Exit codes: 0 done; 1 an error; 2 wrong usage, or a request the server refused as invalid;
 3 not found; 4 the server is unavailable, overloaded, not serving or too slow; 130 Ctrl-C.
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import aclosing
 from enum import StrEnum
 from typing import Annotated
+from uuid import UUID
 
 import typer
 
@@ -31,6 +33,7 @@ from orderflow_client.money import money
 from orderflow_client.service_config import service_config
 
 _DEFAULT_TARGET = "127.0.0.1:50051"
+_DEFAULT_NATS = "nats://127.0.0.1:4222"
 _EXIT_ERROR = 1
 _EXIT_UNAVAILABLE = 4
 _EXIT_CODES: dict[type[OrderflowError], int] = {
@@ -54,6 +57,8 @@ app = typer.Typer(
 )
 orders = typer.Typer(help="Place, show, list, cancel and watch orders.", no_args_is_help=True)
 app.add_typer(orders, name="order")
+events = typer.Typer(help="Follow the events of orders on NATS.", no_args_is_help=True)
+app.add_typer(events, name="events")
 
 OrderId = Annotated[str, typer.Argument(metavar="ORDER_ID", help="The id of the order.")]
 Target = Annotated[
@@ -205,6 +210,42 @@ def watch(
     _run(command, target)
 
 
+@events.command()
+def tail(
+    servers: Annotated[
+        str,
+        typer.Option(
+            "--nats", envvar="ORDERFLOW_NATS", help="NATS, URLs separated by commas if several."
+        ),
+    ] = _DEFAULT_NATS,
+    order_id: Annotated[
+        UUID | None, typer.Option("--order", metavar="ORDER_ID", help="Only this order's.")
+    ] = None,
+    from_start: Annotated[
+        bool, typer.Option("--from-start", help="First all that the stream has kept.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show each change of each order as it is published, once, until Ctrl-C."""
+    try:
+        from orderflow_client.events import order_events
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "nats":
+            raise
+        output.note(
+            "this command needs nats-py; install it with\n  pip install 'orderflow-client[events]'"
+        )
+        raise typer.Exit(_EXIT_ERROR) from error
+    tailed = order_events(servers.split(","), order_id=str(order_id or "*"), from_start=from_start)
+
+    async def command() -> None:
+        async with aclosing(tailed):
+            async for event in tailed:
+                output.event(event, as_json=as_json)
+
+    _await(command())
+
+
 @app.command()
 def health(
     service: Annotated[str, typer.Argument(help="Which service. Default: all of them.")] = "",
@@ -238,8 +279,12 @@ def _run(command: Callable[[OrderClient], Awaitable[None]], target: str) -> None
         async with OrderClient(target) as client:
             await command(client)
 
+    _await(connected())
+
+
+def _await(command: Coroutine[None, None, None]) -> None:
     try:
-        asyncio.run(connected())
+        asyncio.run(command)
     except OrderflowError as error:
         output.error(error)
         raise typer.Exit(_EXIT_CODES.get(type(error), _EXIT_ERROR)) from error

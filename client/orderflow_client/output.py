@@ -9,6 +9,7 @@ from typing import Self
 
 import typer
 from google.protobuf import json_format
+from google.protobuf.message import Message
 from google.type.money_pb2 import Money
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -16,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from orderflow.v1 import order_pb2
+from orderflow.v1 import order_event_pb2, order_pb2
 from orderflow_client.errors import OrderflowError
 from orderflow_client.money import to_decimal
 
@@ -60,11 +61,15 @@ def change(value: order_pb2.Order, *, as_json: bool) -> None:
     if as_json:
         _json(value)
         return
-    updated = value.update_time.ToJsonString()
-    line = Text(f"{updated}  version {value.version}  ").append_text(_state(value))
-    if value.decline_reason:
-        line.append(f"  {value.decline_reason}")
-    _out.print(line, soft_wrap=True)
+    _out.print(_change(value), soft_wrap=True)
+
+
+def event(value: order_event_pb2.OrderEvent, *, as_json: bool) -> None:
+    """Prints one event of any order on one line."""
+    if as_json:
+        _json(value)
+        return
+    _out.print(Text(f"{value.order.id}  ").append_text(_change(value.order)), soft_wrap=True)
 
 
 class OrderList:
@@ -149,8 +154,16 @@ def error(value: OrderflowError) -> None:
         _err.print(Text(f"  trace id {value.trace_id}"))
 
 
-def _json(value: order_pb2.Order) -> None:
+def _json(value: Message) -> None:
     typer.echo(json_format.MessageToJson(value, indent=None))
+
+
+def _change(value: order_pb2.Order) -> Text:
+    updated = value.update_time.ToJsonString()
+    line = Text(f"{updated}  version {value.version}  ").append_text(_state(value))
+    if value.decline_reason:
+        line.append(f"  {value.decline_reason}")
+    return line
 
 
 def _state(value: order_pb2.Order) -> Text:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from uuid import UUID
+from functools import partial
+from typing import Any
+from uuid import UUID, uuid4
 
 import structlog
 import uuid_utils
@@ -18,18 +20,22 @@ from orderflow_client.resilience.breaker import Breaker
 from orderflow_client.resilience.limiter import Limiter, QueueOptions
 from orderflow_client.resilience.limits import AdaptiveLimit, AdaptiveLimitOptions, FixedLimit
 from orderflow_server.events.changes import ChangeHub
+from orderflow_server.events.nats_publisher import nats_publisher
+from orderflow_server.events.relay import OutboxRelay, RelayOptions
 from orderflow_server.instruments import Instruments
 from orderflow_server.ops.server import ops_server
 from orderflow_server.orders.cancelling import CancelOrder
 from orderflow_server.orders.placing import PlaceOrder
-from orderflow_server.orders.ports import OrderStore, PaymentGateway
+from orderflow_server.orders.ports import OrderStore, Outbox, PaymentGateway
 from orderflow_server.payments.gateway import CONTRACT as GATEWAY_CONTRACT
 from orderflow_server.payments.gateway import GrpcPaymentGateway
+from orderflow_server.payments.pause import GatewayPause
 from orderflow_server.payments.settlement import Settlement
 from orderflow_server.payments.simulator.server import PaymentSimulator
 from orderflow_server.payments.worker import PaymentWorker, WorkerOptions
 from orderflow_server.rpc.health import HealthService
 from orderflow_server.rpc.interceptors.authentication import anybody
+from orderflow_server.rpc.order_event import encode_order_event
 from orderflow_server.rpc.readiness import Readiness
 from orderflow_server.rpc.server import (
     ORDER_DESCRIPTOR,
@@ -42,9 +48,10 @@ from orderflow_server.rpc.servicer import OrderServicer
 from orderflow_server.rpc.validation import RequestValidator
 from orderflow_server.settings import Settings
 from orderflow_server.storage.around import AroundOrderStore
-from orderflow_server.storage.engine import BatchEnded, EngineOptions
+from orderflow_server.storage.engine import BatchEnded
 from orderflow_server.storage.guarded import guarded_by, store_outcome
-from orderflow_server.storage.store import open_sqlite_store
+from orderflow_server.storage.opening import open_store_for
+from orderflow_server.telemetry.event_spans import PublishingInItsTrace
 from orderflow_server.telemetry.loop_lag import sample_loop_lag
 from orderflow_server.telemetry.order_spans import current_traceparent, settling_in_its_trace
 from orderflow_server.telemetry.policy_log import log_policy_event
@@ -60,6 +67,8 @@ _MAX_WAITING = 8
 _TOLERATED_QUEUE_S = 0.02
 _FIRST_RETRY_DELAY_S = 0.5
 _MAX_RETRY_DELAY_S = 60.0
+_UNTOLD_S = 5.0
+_UNTOLD_BY_SQLITE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,24 +106,33 @@ async def order_app(
     hub = ChangeHub()
     health = HealthService([ORDER_SERVICE])
     readiness = Readiness(health)
+    pause = GatewayPause()
     instruments = Instruments(
         tracer_provider=tracer_provider,
         slow_call_s=settings.slow_call_s,
         serving=lambda: health.serving,
         now=_utc_now,
     )
+    relays: list[OutboxRelay] = []
 
     def batch_ended(event: BatchEnded) -> None:
-        hub.publish([order.id for order in event.changed])
         instruments.batch_ended(event)
+        # A relay's own marks and leases change no order.
+        if event.changed:
+            changed([order.id for order in event.changed])
+
+    def changed(order_ids: Sequence[UUID]) -> None:
+        hub.publish(order_ids)
+        for relay in relays:
+            relay.wake()
 
     async with (
         ops_server(
             settings.ops_address, registry=instruments.registry, ready=lambda: health.serving
         ) as ops_address,
-        open_sqlite_store(
+        open_store_for(
             settings.database,
-            engine=EngineOptions(max_queue=settings.write_queue),
+            max_queue=settings.write_queue,
             on_batch=batch_ended,
             origin=kept_span,
         ) as unguarded,
@@ -122,25 +140,40 @@ async def order_app(
         open_channel(
             target,
             contract=GATEWAY_CONTRACT,
-            listeners=[log_policy_event],
+            listeners=[log_policy_event, pause],
             telemetry=instruments.gateway,
         ) as channel,
+        _relaying(settings, unguarded, instruments) as relay,
     ):
+        if relay is not None:
+            relays.append(relay)
         instruments.watch_queue(lambda: unguarded.queue_depth)
         store = _guarded(unguarded, instruments, readiness)
         app = _assemble(
-            settings, ops_address, health, hub, store, GrpcPaymentGateway(channel), instruments
+            settings,
+            ops_address,
+            health,
+            hub,
+            store,
+            GrpcPaymentGateway(channel),
+            instruments,
+            pause,
         )
         with runtime_metrics(instruments.registry) as observe_lag:
             await app.rpc.start()
-            background = {
-                asyncio.create_task(app.worker.run(), name="payment worker"),
-                asyncio.create_task(readiness.run(store.ping), name="readiness"),
-                asyncio.create_task(instruments.backlog.run(store.backlog), name="backlog"),
-                asyncio.create_task(
-                    sample_loop_lag(app.limits.unary.observe_lag, observe_lag), name="loop lag"
+            work: dict[str, Coroutine[Any, Any, None]] = {
+                "payment worker": app.worker.run(),
+                "readiness": readiness.run(store.ping),
+                "backlog": instruments.backlog.run(
+                    partial(store.backlog, events=bool(settings.nats))
                 ),
+                "loop lag": sample_loop_lag(app.limits.unary.observe_lag, observe_lag),
+                "changes elsewhere": unguarded.listen(changed, hub.publish_all),
+                "changes untold": _look_for_changes(hub, settings),
             }
+            if relay is not None:
+                work["outbox relay"] = relay.run()
+            background = {asyncio.create_task(each, name=name) for name, each in work.items()}
             try:
                 await store.ping()
                 health.serve()
@@ -148,10 +181,48 @@ async def order_app(
                 yield app
             finally:
                 await _drain(app, settings)
+                if relay is not None:
+                    # Behind all that makes events.
+                    await relay.stop(timeout_s=settings.grace_s)
                 for task in background:
                     task.cancel()
                 await asyncio.wait(background)
                 log.info("stopped")
+
+
+@asynccontextmanager
+async def _relaying(
+    settings: Settings, outbox: Outbox, instruments: Instruments
+) -> AsyncIterator[OutboxRelay | None]:
+    """The relay of events; None when they are published nowhere."""
+    if not settings.nats:
+        yield None
+        return
+    async with nats_publisher(settings.nats, encode=encode_order_event) as publisher:
+        yield OutboxRelay(
+            outbox=outbox,
+            publisher=PublishingInItsTrace(publisher, instruments.tracer),
+            holder=str(uuid4()),
+            now=_utc_now,
+            options=RelayOptions(),
+            listener=instruments.relay_event,
+        )
+
+
+async def _look_for_changes(hub: ChangeHub, settings: Settings) -> None:
+    """Has the watchers look themselves, where another process may have changed an order unheard.
+
+    PostgreSQL tells of changes; this is for what gets lost on the way. SQLite does not.
+    """
+    if settings.database.path is None:
+        interval_s = _UNTOLD_S
+    elif settings.supervised:
+        interval_s = _UNTOLD_BY_SQLITE_S
+    else:
+        return
+    while True:
+        await asyncio.sleep(interval_s)
+        hub.publish_all()
 
 
 def _guarded(store: OrderStore, instruments: Instruments, readiness: Readiness) -> OrderStore:
@@ -176,6 +247,7 @@ def _assemble(
     store: OrderStore,
     gateway: PaymentGateway,
     instruments: Instruments,
+    pause: GatewayPause,
 ) -> OrderApp:
     lease = timedelta(seconds=settings.lease_s)
     settlement = Settlement(
@@ -185,6 +257,7 @@ def _assemble(
         reserve_s=settings.reserve_s,
         retry_delay=_retry_delay,
         listener=instruments.settlement_event,
+        max_attempts=settings.worker_max_attempts,
     )
     worker = PaymentWorker(
         store=store,
@@ -198,6 +271,7 @@ def _assemble(
             poll_interval_s=settings.worker_poll_s,
             lease_s=settings.lease_s,
         ),
+        pause=pause,
     )
     validator = RequestValidator(ORDER_DESCRIPTOR)
     validator.warm_up()

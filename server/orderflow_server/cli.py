@@ -5,16 +5,23 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+from collections.abc import Coroutine
+from datetime import UTC, datetime
 from typing import Annotated, Any
+from uuid import UUID
 
 import grpc
 import typer
 from pydantic import ValidationError
 
+from orderflow_server.orders.errors import StoreUnavailable
+from orderflow_server.parked import list_parked
+from orderflow_server.parked import release as release_parked
 from orderflow_server.payments.simulator import client as simulator_client
 from orderflow_server.payments.simulator import server as simulator_server
 from orderflow_server.payments.simulator.faults import Faults
 from orderflow_server.settings import Settings
+from orderflow_server.storage.opening import open_store_for, upgrade
 from orderflow_server.telemetry.logs import configure_logs
 
 app = typer.Typer(
@@ -25,6 +32,9 @@ app = typer.Typer(
 )
 
 Rate = Annotated[float, typer.Option(min=0.0, max=1.0)]
+DatabaseOption = Annotated[
+    str | None, typer.Option(help="A SQLite file, or a URL: postgresql://...")
+]
 TargetOption = Annotated[str, typer.Option(help="The simulator, host:port.")]
 
 
@@ -38,9 +48,7 @@ def serve(
     ops_address: Annotated[
         str | None, typer.Option(help="Where to answer /metrics, /livez, /readyz, host:port.")
     ] = None,
-    database: Annotated[
-        str | None, typer.Option(help="A SQLite file, or a URL: postgresql://...")
-    ] = None,
+    database: DatabaseOption = None,
     gateway: Annotated[
         str | None, typer.Option(help="The payment gateway, host:port. Default: a simulator.")
     ] = None,
@@ -157,6 +165,56 @@ def ledger(target: TargetOption = "127.0.0.1:50052") -> None:
                 }
             )
         )
+
+
+@app.command()
+def migrate(database: DatabaseOption = None) -> None:
+    """Bring the schema of the database up to date. Servers do so as well when they start."""
+    settings = _settings({} if database is None else {"database": database})
+
+    async def work() -> None:
+        await upgrade(settings.database)
+
+    _with_the_database(settings, work())
+    typer.echo(f"{settings.database} is up to date")
+
+
+@app.command()
+def parked(
+    database: DatabaseOption = None,
+    limit: Annotated[int, typer.Option(help="The most to list.", min=1)] = 1000,
+) -> None:
+    """List the orders that are parked, one JSON object a line, longest parked first."""
+    settings = _settings({} if database is None else {"database": database})
+
+    async def work() -> None:
+        async with open_store_for(settings.database) as store:
+            for line in await list_parked(store, limit=limit):
+                typer.echo(json.dumps(line))
+
+    _with_the_database(settings, work())
+
+
+@app.command()
+def release(order_ids: list[UUID], database: DatabaseOption = None) -> None:
+    """Have the gateway asked about parked orders again."""
+    settings = _settings({} if database is None else {"database": database})
+
+    async def work() -> None:
+        async with open_store_for(settings.database) as store:
+            left = await release_parked(store, order_ids, now=lambda: datetime.now(UTC))
+        if left:
+            raise _failure("not parked: " + ", ".join(map(str, left)))
+
+    _with_the_database(settings, work())
+
+
+def _with_the_database(settings: Settings, work: Coroutine[Any, Any, None]) -> None:
+    configure_logs(level="error", form=settings.log_format)
+    try:
+        asyncio.run(work)
+    except StoreUnavailable as error:
+        raise _failure(f"cannot use the database {settings.database}: {error}") from error
 
 
 @app.command()

@@ -13,11 +13,13 @@ from orderflow_client.resilience.events import PolicyEvent
 from orderflow_client.telemetry import ClientTelemetry
 from orderflow_client.telemetry.call_metrics import CallMetrics
 from orderflow_client.telemetry.policy_metrics import PolicyMetrics
+from orderflow_server.events.ports import RelayEvent
 from orderflow_server.payments.log import log_settlement
 from orderflow_server.payments.settlement import SettlementEvent
 from orderflow_server.rpc.server import CallTelemetry
 from orderflow_server.storage.engine import BatchEnded
 from orderflow_server.telemetry.backlog_metrics import BacklogMetrics
+from orderflow_server.telemetry.event_metrics import EventMetrics
 from orderflow_server.telemetry.order_metrics import OrderMetrics
 from orderflow_server.telemetry.policy_log import ShedLog, log_policy_event
 from orderflow_server.telemetry.service_metrics import add_service_metrics
@@ -67,6 +69,7 @@ class Instruments:
         self.backlog = BacklogMetrics(self.registry, now=now)
         self._store = StoreMetrics(self.registry)
         self._orders = OrderMetrics(self.registry)
+        self._events = EventMetrics(self.registry)
         self._sheds = ShedLog()
         add_service_metrics(self.registry, version=version("orderflow-server"), serving=serving)
 
@@ -90,3 +93,7 @@ class Instruments:
         """The listener for settlements."""
         log_settlement(event)
         self._orders.on_settlement(event)
+
+    def relay_event(self, event: RelayEvent) -> None:
+        """The listener for the relay of events."""
+        self._events.on_event(event)

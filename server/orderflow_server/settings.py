@@ -7,10 +7,19 @@ come before those.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, PlainSerializer, PlainValidator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from orderflow_server.storage.address import DatabaseAddress
+
+Database = Annotated[
+    DatabaseAddress,
+    NoDecode,  # a text in the environment, not JSON
+    PlainValidator(DatabaseAddress.parse),
+    PlainSerializer(str),
+]
 
 
 class Settings(BaseSettings):
@@ -26,8 +35,10 @@ class Settings(BaseSettings):
         description="Where /metrics, /livez and /readyz are answered over HTTP, host:port. "
         "Port 0 takes a free one.",
     )
-    database: Path = Field(
-        Path("orderflow.db"), description="The SQLite file. It is made when it is missing."
+    database: Database = Field(
+        DatabaseAddress(path=Path("orderflow.db")),
+        description="A SQLite file, which is made when it is missing, or the URL of a PostgreSQL "
+        "database: postgresql://user:password@host/name.",
     )
     gateway: str = Field(
         "",
@@ -76,6 +87,17 @@ class Settings(BaseSettings):
     worker_poll_s: float = Field(
         0.5, gt=0, le=60, description="How often it looks for orders to settle, seconds."
     )
+    worker_max_attempts: int = Field(
+        1440,
+        ge=1,
+        description="After how many attempts an order is parked until a person releases it. The "
+        "default takes about a day.",
+    )
+    nats: str = Field(
+        "",
+        description="Where events are published: the URL of a NATS server with JetStream, or "
+        "several with commas. Empty: nowhere.",
+    )
     write_queue: int = Field(
         4096, ge=1, description="How many writes may wait; past that they are refused."
     )
@@ -107,7 +129,8 @@ class Settings(BaseSettings):
     def environment(self) -> dict[str, str]:
         """The variables from which another process reads these very settings."""
         prefix = self.model_config["env_prefix"]
-        return {f"{prefix}{name.upper()}": str(value) for name, value in self}
+        values = dict(self) | {"database": self.database.path or self.database.url}
+        return {f"{prefix}{name.upper()}": str(value) for name, value in values.items()}
 
     @property
     def supervised(self) -> bool:

@@ -54,6 +54,7 @@ class Replica:
     """A server that is killed and started again, always at the same address."""
 
     directory: Path
+    database: str
     environment: dict[str, str]
     address: str = field(default_factory=lambda: f"127.0.0.1:{free_port()}")
     kills: int = 0
@@ -63,7 +64,10 @@ class Replica:
         self._server: ServerProcess = await self._stack.enter_async_context(
             server_process(
                 self.directory,
-                arguments=["--address", self.address, "--ops-address", "127.0.0.1:0"],
+                arguments=[
+                    *("--address", self.address, "--ops-address", "127.0.0.1:0"),
+                    *("--database", self.database),
+                ],
                 environment=self.environment,
                 until_serves=False,
             )
@@ -103,13 +107,12 @@ async def world(directory: Path) -> AsyncIterator[World]:
                 place = directory / f"replica-{number}"
                 place.mkdir()
                 environment = {
-                    "ORDERFLOW_DATABASE": postgres.url,
                     "ORDERFLOW_NATS": nats.url,
                     "ORDERFLOW_GATEWAY": gateway.target,
                     "ORDERFLOW_LOG_LEVEL": "warning",
                     "ORDERFLOW_WORKER_POLL_S": "0.2",
                 }
-                replicas.append(Replica(place, environment))
+                replicas.append(Replica(place, postgres.url, environment))
             made = World(replicas, postgres, nats, gateway.target)
             # At the same time: migrations are safe then.
             await asyncio.gather(*(replica.start() for replica in replicas))
@@ -183,12 +186,13 @@ async def place_all(client: OrderClient, placed: Counter[str]) -> tuple[set[str]
 async def place(client: OrderClient, random: Random) -> str:
     """As a careful caller does: the same request_id until there is an answer."""
     request_id = str(uuid.UUID(int=random.getrandbits(128), version=4))
+    customer_id = f"customer-{random.randrange(100)}"
     items = [item(f"SKU-{random.randrange(1000)}", random.randint(1, 5), money("12.50", "EUR"))]
     while True:
         try:
             order = await client.create_order(
                 request_id=request_id,
-                customer_id=f"customer-{random.randrange(100)}",
+                customer_id=customer_id,
                 items=items,
                 payment_token="tok_chaos",
             )

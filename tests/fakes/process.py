@@ -16,8 +16,9 @@ from fakes.store import FakeOrderStore
 from orderflow_server.orders.cancelling import CancelOrder
 from orderflow_server.orders.order import Order, OrderDraft, OrderItem, OrderQuery
 from orderflow_server.orders.placing import PlaceOrder
+from orderflow_server.orders.ports import OrderStore, PaymentGateway
 from orderflow_server.payments.audit import Audit, AuditedOrder, audit
-from orderflow_server.payments.settlement import Settlement, SettlementEvent
+from orderflow_server.payments.settlement import MAX_ATTEMPTS, Settlement, SettlementEvent
 
 LEASE = timedelta(seconds=30)
 LONG_S = 3600.0
@@ -27,9 +28,9 @@ LONG_S = 3600.0
 class World:
     """What outlives a process: the clock, the store and the gateway."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: OrderStore | None = None) -> None:
         self.clock = FakeClock()
-        self.store = FakeOrderStore()
+        self.store = FakeOrderStore() if store is None else store
         self.gateway = FakeGateway(self.clock)
         numbers = count(1)
         self.new_order_id = lambda now: order_id(next(numbers), now)
@@ -70,19 +71,22 @@ class Process:
         *,
         reserve_s: float = 0.0,
         retry_delay: Callable[[int], timedelta] = lambda attempts: timedelta(seconds=2**attempts),
+        max_attempts: int = MAX_ATTEMPTS,
+        gateway: PaymentGateway | None = None,
         pass_: Pass | None = None,
     ) -> None:
         self.journal: list[str] = []
         self.events: list[SettlementEvent] = []
         self._pass = pass_
         store = SteppedStore(world.store, self._passed)
-        gateway = SteppedGateway(world.gateway, self._passed)
+        stepped = SteppedGateway(world.gateway if gateway is None else gateway, self._passed)
         self.settlement = Settlement(
             store=store,
-            gateway=gateway,
+            gateway=stepped,
             now=world.clock,
             reserve_s=reserve_s,
             retry_delay=retry_delay,
+            max_attempts=max_attempts,
             listener=self.events.append,
         )
         self.place_order = PlaceOrder(
@@ -93,7 +97,7 @@ class Process:
             lease=LEASE,
         )
         self.cancel_order = CancelOrder(
-            store=store, gateway=gateway, settler=self.settlement, now=world.clock, lease=LEASE
+            store=store, gateway=stepped, settler=self.settlement, now=world.clock, lease=LEASE
         )
 
     async def place(self, request: int = 1, *, budget_s: float = LONG_S) -> Order:

@@ -76,6 +76,15 @@ class SteppedStore(_Stepped):
             lambda: self._store.lease_due(now=now, lease_until=lease_until, limit=limit),
         )
 
+    async def park(self, order_id: UUID, *, now: datetime) -> None:
+        await self._step("park", order_id, lambda: self._store.park(order_id, now=now))
+
+    async def release(self, order_id: UUID, *, now: datetime) -> bool:
+        return await self._step("release", order_id, lambda: self._store.release(order_id, now=now))
+
+    async def parked(self, *, limit: int) -> Sequence[Order]:
+        return await self._step("parked", None, lambda: self._store.parked(limit=limit))
+
     async def get(self, order_id: UUID) -> Order:
         return await self._step("get", order_id, lambda: self._store.get(order_id))
 
@@ -89,8 +98,8 @@ class SteppedStore(_Stepped):
             lambda: self._store.changes(order_id, after_version=after_version),
         )
 
-    async def backlog(self) -> Backlog:
-        return await self._step("backlog", None, self._store.backlog)
+    async def backlog(self, *, events: bool = False) -> Backlog:
+        return await self._step("backlog", None, lambda: self._store.backlog(events=events))
 
     async def ping(self) -> None:
         await self._step("ping", None, self._store.ping)

@@ -64,7 +64,7 @@ async def charging(directory: Path, **settings: Any) -> AsyncIterator[tuple[Serv
     payment_gateway_pb2_grpc.add_PaymentGatewayServicer_to_server(gateway, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    values = {"gateway": f"127.0.0.1:{port}", "reserve_s": RESERVE_S}
+    values: dict[str, Any] = {"gateway": f"127.0.0.1:{port}", "reserve_s": RESERVE_S}
     try:
         async with running_service(directory, **(values | settings)) as service:
             yield service, gateway

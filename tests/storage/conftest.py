@@ -2,16 +2,22 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
 
+import asyncpg
 import pytest
 
+from fakes.postgres import TestDatabases, postgres
 from fakes.store import FakeOrderStore
 from orderflow_client.resilience.breaker import Breaker
 from orderflow_server.orders.ports import OrderStore
+from orderflow_server.storage.address import DatabaseAddress
 from orderflow_server.storage.around import AroundOrderStore
 from orderflow_server.storage.guarded import guarded_by, store_outcome
-from orderflow_server.storage.store import open_sqlite_store
+from orderflow_server.storage.opening import open_store_for
+from orderflow_server.storage.postgres import PostgresDialect, PostgresOptions
+from orderflow_server.storage.store import EngineOrderStore, open_sqlite_store
+
+__all__ = ["postgres"]
 
 
 @asynccontextmanager
@@ -24,15 +30,80 @@ async def open_guarded_store() -> AsyncIterator[AroundOrderStore]:
     yield AroundOrderStore(FakeOrderStore(), guarded_by(Breaker("store", classify=store_outcome)))
 
 
-BACKENDS: dict[str, Callable[[Path], AbstractAsyncContextManager[OrderStore]]] = {
+@asynccontextmanager
+async def open_postgres_store(databases: TestDatabases) -> AsyncIterator[EngineOrderStore]:
+    async with (
+        databases.new() as url,
+        open_store_for(DatabaseAddress.parse(url)) as store,
+    ):
+        yield store
+
+
+OUTBOXES: dict[
+    str,
+    Callable[
+        [pytest.FixtureRequest], AbstractAsyncContextManager[EngineOrderStore | FakeOrderStore]
+    ],
+] = {
     "memory": lambda _: open_memory_store(),
+    "sqlite": lambda request: open_sqlite_store(request.getfixturevalue("tmp_path") / "orders.db"),
+    "postgres": lambda request: open_postgres_store(request.getfixturevalue("postgres")),
+}
+BACKENDS: dict[str, Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[OrderStore]]] = {
+    **OUTBOXES,
     "guarded": lambda _: open_guarded_store(),
-    "sqlite": lambda directory: open_sqlite_store(directory / "orders.db"),
 }
 
 
 @pytest.fixture(params=BACKENDS)
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[OrderStore]:
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[OrderStore]:
     """An empty store of each kind."""
-    async with BACKENDS[request.param](tmp_path) as opened:
+    async with BACKENDS[request.param](request) as opened:
         yield opened
+
+
+@pytest.fixture(params=OUTBOXES)
+async def outbox(
+    request: pytest.FixtureRequest,
+) -> AsyncIterator[EngineOrderStore | FakeOrderStore]:
+    """An empty store of each kind that is an outbox, too."""
+    async with OUTBOXES[request.param](request) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def url(postgres: TestDatabases) -> AsyncIterator[str]:
+    """A PostgreSQL database, empty but for its schema."""
+    async with postgres.new() as made:
+        yield made
+
+
+@pytest.fixture
+async def stores(
+    url: str,
+) -> AsyncIterator[tuple[EngineOrderStore, EngineOrderStore, EngineOrderStore]]:
+    """Three on one database, as if in three processes."""
+    address = DatabaseAddress.parse(url)
+    async with (
+        open_store_for(address) as first,
+        open_store_for(address) as second,
+        open_store_for(address) as third,
+    ):
+        yield first, second, third
+
+
+@pytest.fixture
+async def dialect(url: str) -> AsyncIterator[PostgresDialect]:
+    """One in a hurry."""
+    opened = PostgresDialect(DatabaseAddress.parse(url), PostgresOptions(statement_timeout_s=0.3))
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def connection(url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection beside the store's own, like another process."""
+    opened = await asyncpg.connect(url)
+    yield opened
+    await opened.close()

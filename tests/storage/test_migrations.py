@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
+import asyncpg
 import pytest
+import structlog
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
+from fakes.orders import LEASE, NOW, new_order
+from fakes.postgres import TestDatabases
+from orderflow_server.orders.errors import StoreUnavailable
 from orderflow_server.storage import migrations
+from orderflow_server.storage.address import DatabaseAddress
+from orderflow_server.storage.opening import open_store_for, upgrade
+from orderflow_server.storage.sqlite.rows import event_row, item_rows, order_row
+from orderflow_server.storage.sqlite.writes import INSERT_EVENTS, INSERT_ITEMS, INSERT_ORDERS
 from orderflow_server.storage.store import open_sqlite_store
 
 OPEN = """
@@ -98,3 +110,131 @@ async def test_a_step_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> No
     assert tables == [("events",)]
     assert not connection.in_transaction
     connection.close()
+
+
+# PostgreSQL
+
+
+async def test_replicas_that_start_at_once_on_an_empty_database_all_succeed(
+    postgres: TestDatabases,
+) -> None:
+    async with postgres.new(empty=True) as url:
+        address = DatabaseAddress.parse(url)
+        async with AsyncExitStack() as stack:
+            stores = await asyncio.gather(
+                *(stack.enter_async_context(open_store_for(address)) for _ in range(5))
+            )
+            order = await stores[0].place(new_order(1), lease_until=LEASE)
+            assert [await store.get(order.id) for store in stores] == [order] * 5
+
+
+async def test_both_kinds_have_the_same_tables_columns_and_indexes(
+    tmp_path: Path, connection: asyncpg.Connection
+) -> None:
+    await create(tmp_path / "orders.db")
+    file = sqlite3.connect(tmp_path / "orders.db")
+    columns = file.execute("""
+        SELECT t.name, c.name FROM sqlite_master AS t, pragma_table_info(t.name) AS c
+        WHERE t.type = 'table' AND t.name NOT LIKE 'sqlite%'
+    """).fetchall()
+    indexes = file.execute("""
+        SELECT name FROM sqlite_master WHERE type = 'index' AND name NOT LIKE 'sqlite_%'
+    """).fetchall()
+    file.close()
+    assert sorted(columns) == sorted(
+        tuple(row)
+        for row in await connection.fetch("""
+            SELECT table_name, column_name FROM information_schema.columns
+            WHERE table_schema = 'public'
+        """)
+    )
+    names = {row[0] for row in await connection.fetch("SELECT indexname FROM pg_indexes")}
+    assert {name for (name,) in indexes} <= names
+
+
+async def test_a_step_that_fails_leaves_the_database_as_it_was(postgres: TestDatabases) -> None:
+    async with postgres.new(empty=True) as url:
+        connection = await asyncpg.connect(url)
+        await connection.execute("CREATE TABLE events (sequence INTEGER)")
+        with pytest.raises(StoreUnavailable) as failure:
+            await upgrade(DatabaseAddress.parse(url))
+        assert isinstance(failure.value.__cause__, asyncpg.DuplicateTableError)
+        tables = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+        assert [tuple(row) for row in await connection.fetch(tables)] == [("events",)]
+        await connection.close()
+
+
+# One version forward
+
+
+async def set_revision(database: DatabaseAddress, revision: str) -> None:
+    if database.path is not None:
+        with contextlib.closing(sqlite3.connect(database.path)) as file:
+            file.execute("UPDATE alembic_version SET version_num = ?", (revision,))
+            file.commit()
+    else:
+        connection = await asyncpg.connect(database.url)
+        await connection.execute("UPDATE alembic_version SET version_num = $1", revision)
+        await connection.close()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+async def database(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncIterator[DatabaseAddress]:
+    """A database of each kind, up to date."""
+    if request.param == "sqlite":
+        await upgrade(DatabaseAddress(path=tmp_path / "orders.db"))
+        yield DatabaseAddress(path=tmp_path / "orders.db")
+    else:
+        databases: TestDatabases = request.getfixturevalue("postgres")
+        async with databases.new() as url:
+            yield DatabaseAddress.parse(url)
+
+
+async def test_a_server_works_on_a_schema_that_is_one_step_ahead_and_says_so(
+    database: DatabaseAddress,
+) -> None:
+    await set_revision(database, f"{int(migrations.HEAD) + 1:04}")
+    with structlog.testing.capture_logs() as lines:
+        async with open_store_for(database) as store:
+            order = await store.place(new_order(1), lease_until=LEASE)
+            assert await store.get(order.id) == order
+    [line] = lines
+    assert (line["log_level"], line["known"]) == ("warning", migrations.HEAD)
+
+
+async def test_a_server_refuses_a_schema_that_is_further_ahead(database: DatabaseAddress) -> None:
+    await set_revision(database, f"{int(migrations.HEAD) + 2:04}")
+    with pytest.raises(StoreUnavailable, match=f"this server knows {migrations.HEAD}"):
+        async with open_store_for(database):
+            pass
+
+
+async def test_a_server_of_the_release_before_works_on_this_schema(tmp_path: Path) -> None:
+    """What it runs, which knows nothing of parking and publishing, and what is made of that."""
+    path = tmp_path / "orders.db"
+    async with open_sqlite_store(path) as store:
+        before = sqlite3.connect(path, isolation_level=None)
+        order = new_order(1)
+        for number in (1, 2):
+            written = new_order(number)
+            order_id = str(written.id)
+            INSERT_ORDERS.run(before, [order_row(written, order_id, LEASE)])
+            INSERT_ITEMS.run(before, item_rows(written, order_id))
+            INSERT_EVENTS.run(before, [event_row(written, order_id)])
+        assert [event.order for event in await store.unpublished(limit=9)] == [
+            new_order(1),
+            new_order(2),
+        ]
+        await store.park(order.id, now=NOW)
+        leased = await store.lease_due(now=LEASE, lease_until=LEASE, limit=9)
+        assert [each.order for each in leased] == [new_order(2)]
+        before.execute(
+            "UPDATE orders SET state = 'PAID', version = 2, lease_until = NULL WHERE id = ?",
+            (str(order.id),),
+        )
+        before.close()
+        assert list(await store.parked(limit=9)) == []
+        assert not await store.release(order.id, now=NOW)
+        assert (await store.backlog()).parked == 0

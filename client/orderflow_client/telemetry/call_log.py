@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import grpc
 
+from orderflow_client.rejection import BREAKER_OPEN
 from orderflow_client.telemetry.ending import Ending
 
 log = logging.getLogger("orderflow_client.calls")
@@ -23,13 +24,21 @@ _FAULTS = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.Sta
 _SILENT = frozenset({grpc.StatusCode.OK, grpc.StatusCode.CANCELLED})
 
 
-def level_of(code: grpc.StatusCode, *, retried: bool) -> int:
+def level_of(ending: Ending, *, retried: bool, sent: bool) -> int:
     """How much a call's ending matters.
 
-    Debug for what is as it should be, or was given up by the caller; info for what the caller
-    is to blame for; warning for the unusual, a success after retries included; error for what
-    somebody must look into.
+    Debug for what is as it should be, or was given up by the caller, or was kept back here by an
+    open breaker, which says once that it is; info for what the caller is to blame for; warning
+    for the unusual, a success after retries included; error for what somebody must look into.
+
+    Args:
+        ending: Of the call.
+        retried: It took more than one attempt.
+        sent: It took at least one.
     """
+    code = ending.code
+    if ending.reason == BREAKER_OPEN and not sent:
+        return logging.DEBUG
     if code in _FAULTS:
         return logging.ERROR
     if code in _UNUSUAL or (retried and code is grpc.StatusCode.OK):

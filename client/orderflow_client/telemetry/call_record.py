@@ -117,7 +117,7 @@ class CallRecord:
         self.method.metrics.handled(
             ending.code, duration_s, trace_id=trace_id if identity.trace_flags.sampled else ""
         )
-        level = level_of(ending.code, retried=self._retries > 0)
+        level = level_of(ending, retried=self._retries > 0, sent=self.attempts > 0)
         if not log.isEnabledFor(level):
             return
         fields: dict[str, object] = {

@@ -43,6 +43,12 @@ class ChangeHub:
             for signal in self._signals.get(order_id, ()):
                 signal.set()
 
+    def publish_all(self) -> None:
+        """Wakes every watcher: something may have been changed that nobody told of."""
+        for signals in self._signals.values():
+            for signal in signals:
+                signal.set()
+
     def close(self) -> None:
         """Ends every watch, those under way and those to come, with FeedClosed."""
         self._closed = True

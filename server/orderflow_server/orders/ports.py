@@ -73,6 +73,25 @@ class OrderStore(Protocol):
         """
         ...
 
+    async def park(self, order_id: UUID, *, now: datetime) -> None:
+        """Takes an order that awaits the gateway away from `lease_due` until it is released.
+
+        Does nothing to any other, nor to one that is parked. No version, no change; the next
+        version that is saved is not parked.
+        """
+        ...
+
+    async def release(self, order_id: UUID, *, now: datetime) -> bool:
+        """Gives a parked order to `lease_due` again, at once and with its attempts counted anew.
+
+        Returns False when it is not parked; then nothing was done.
+        """
+        ...
+
+    async def parked(self, *, limit: int) -> Sequence[Order]:
+        """Reads parked orders, longest parked first, at most `limit`."""
+        ...
+
     async def get(self, order_id: UUID) -> Order:
         """Reads one order.
 
@@ -89,8 +108,13 @@ class OrderStore(Protocol):
         """Reads an order's changes with a version above `after_version`, oldest first."""
         ...
 
-    async def backlog(self) -> Backlog:
-        """Counts what still has to be done; takes the longer the more there is."""
+    async def backlog(self, *, events: bool = False) -> Backlog:
+        """Counts what still has to be done; takes the longer the more there is.
+
+        Args:
+            events: Count those that are not published, too. For who publishes them: where
+                nobody does, they are all the events there are.
+        """
         ...
 
     async def ping(self) -> None:
@@ -124,12 +148,55 @@ class Backlog:
 
     Attributes:
         orders: By state, the orders that await the gateway, each since it entered that state.
-            A state that no order is in is missing.
-        events: The changes that are not published yet. None while there is no publisher.
+            A state that no order is in is missing. Those that are parked are not among them.
+        events: The changes that are not published yet. None unless they were asked for.
+        parked: How many orders are parked.
     """
 
     orders: Mapping[OrderState, Waiting]
     events: Waiting = Waiting()
+    parked: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxEvent:
+    """A change that is to be published.
+
+    Attributes:
+        sequence: Grows with each change of an order; of different orders it says little.
+        order: The order as it was after that change, the trace it was placed in included.
+    """
+
+    sequence: int
+    order: Order
+
+
+class Outbox(Protocol):
+    """What was written down to be published, and who is to publish it.
+
+    Every change is written in the same transaction as its event. All methods raise
+    StoreUnavailable when the store fails; the writes also raise StoreOverloaded and
+    DeadlineExpired, as those of `OrderStore` do.
+    """
+
+    async def take_lease(self, name: str, *, holder: str, now: datetime, until: datetime) -> bool:
+        """Takes or renews a named lease; False: another holder has it until later than `now`."""
+        ...
+
+    async def give_up_lease(self, name: str, *, holder: str) -> None:
+        """Lets anybody have the lease; does nothing when it is another holder's."""
+        ...
+
+    async def unpublished(self, *, limit: int) -> Sequence[OutboxEvent]:
+        """Reads the oldest events that are not marked, in the order of their sequence.
+
+        Those of one order come in the order of its versions, without gaps.
+        """
+        ...
+
+    async def mark_published(self, sequences: Sequence[int]) -> None:
+        """Has `unpublished` not tell of these events again; again: does nothing."""
+        ...
 
 
 class PaymentState(enum.Enum):

@@ -20,8 +20,8 @@ Both errors leave the order as it is, to be asked about again under the same key
 What sets them apart is who can help. PaymentUnresolved passes with time; wrong credentials are
 among them because they are rotated while orders are placed, and no caller can do anything about
 it. PaymentRefused is a defect of either side, or two sets of books that disagree: the same call
-fails until a person mends it. So it is not an OrderError: a settlement waits for that person, and
-a caller who is cancelling gets an internal error.
+fails until a person mends it. So it is not an OrderError: a settlement is parked for that person,
+and a caller who is cancelling gets an internal error.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ import grpc
 
 from orderflow.payments.v1 import payment_gateway_pb2, payment_gateway_pb2_grpc
 from orderflow_client.contract import contracts
+from orderflow_client.rejection import BREAKER_OPEN
 from orderflow_client.resilience.waiting import elsewhere
 from orderflow_client.status import details_of
 from orderflow_server.orders.errors import PaymentUnresolved
@@ -70,6 +71,14 @@ class PaymentRefused(Exception):
         self.order_id = order_id
         self.code = code
         self.reason = reason
+
+
+def was_asked(cause: PaymentUnresolved | PaymentRefused) -> bool:
+    """Whether the call got as far as the gateway; False: an open breaker kept it back."""
+    error = cause.__cause__
+    return not (
+        isinstance(error, grpc.aio.AioRpcError) and details_of(error).reason == BREAKER_OPEN
+    )
 
 
 class _Answer(Protocol):

@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import structlog
 
-from orderflow_server.payments.gateway import PaymentRefused
-from orderflow_server.payments.settlement import SettlementDeferred, SettlementEvent
+from orderflow_server.payments.settlement import (
+    OrderSettled,
+    SettlementDeferred,
+    SettlementEvent,
+    SettlementParked,
+)
 from orderflow_server.telemetry.causes import causes
 
 log = structlog.get_logger("orderflow.payments")
 
 
 def log_settlement(event: SettlementEvent) -> None:
-    if isinstance(event, SettlementDeferred):
-        fields = {
-            "order_id": str(event.order_id),
-            "attempt": event.attempts,
-            "delay_ms": round(event.delay.total_seconds() * 1000),
-            "causes": causes(event.cause),
-        }
-        if isinstance(event.cause, PaymentRefused):
-            log.error("payment unresolved until a person looks: the gateway refuses it", **fields)
-        else:
-            log.warning("payment unresolved, the background worker goes on", **fields)
-    else:
-        log.debug("order settled", order_id=str(event.order.id), state=event.order.state)
+    match event:
+        case SettlementDeferred():
+            # That the breaker is open is a line of its own, and not one for each order.
+            write = log.warning if event.asked else log.debug
+            write(
+                "payment unresolved, the background worker goes on",
+                order_id=str(event.order_id),
+                attempt=event.attempts,
+                delay_ms=round(event.delay.total_seconds() * 1000),
+                causes=causes(event.cause),
+            )
+        case SettlementParked():
+            log.error(
+                "payment parked, a person must look",
+                order_id=str(event.order_id),
+                attempt=event.attempts,
+                causes=causes(event.cause),
+            )
+        case OrderSettled():
+            log.debug("order settled", order_id=str(event.order.id), state=event.order.state)

@@ -20,7 +20,10 @@ from orderflow_server.orders.ports import (
     PaymentGateway,
 )
 from orderflow_server.orders.settling import after_payment
-from orderflow_server.payments.gateway import PaymentRefused
+from orderflow_server.payments.gateway import PaymentRefused, was_asked
+
+MAX_ATTEMPTS = 1440
+"""A day: after the first six attempts of the worker they come once a minute (`retry_delay`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +34,27 @@ class SettlementDeferred:
         attempts: How often the background worker has tried so far; 0 for the caller's own try.
         delay: How long the order rests before the next attempt.
         cause: Why there was no outcome.
+        asked: Whether the gateway was asked; False: its breaker is open.
     """
 
     order_id: UUID
     attempts: int
     delay: timedelta
+    cause: PaymentUnresolved | PaymentRefused
+    asked: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class SettlementParked:
+    """An order will not be tried again until a person has looked and releases it.
+
+    Attributes:
+        attempts: How often the background worker has tried.
+        cause: Why the last attempt had no outcome.
+    """
+
+    order_id: UUID
+    attempts: int
     cause: PaymentUnresolved | PaymentRefused
 
 
@@ -46,7 +65,7 @@ class OrderSettled:
     order: Order
 
 
-SettlementEvent = SettlementDeferred | OrderSettled
+SettlementEvent = SettlementDeferred | SettlementParked | OrderSettled
 SettlementListener = Callable[[SettlementEvent], None]
 
 
@@ -59,9 +78,16 @@ class Settlement:
     gateway has to answer within the first caller's budget less `reserve_s`, which is kept for
     the write.
 
+    Without an outcome the order is tried again later, under the same payment key, which finds out
+    about a charge whose answer was lost. What the worker has tried too often, or the gateway
+    refuses it, is parked: a person has to look. A caller's own try parks nothing: what it was
+    refused the worker asks once more.
+
     Args:
         reserve_s: Seconds of each budget that the gateway does not get.
         retry_delay: How long an order rests after `attempts` attempts of the worker.
+        max_attempts: After this many attempts of the worker an order is parked. One that did not
+            get past the gateway's breaker is never the last.
     """
 
     def __init__(
@@ -73,6 +99,7 @@ class Settlement:
         reserve_s: float,
         retry_delay: Callable[[int], timedelta],
         listener: SettlementListener,
+        max_attempts: int = MAX_ATTEMPTS,
     ) -> None:
         self._store = store
         self._gateway = gateway
@@ -80,6 +107,7 @@ class Settlement:
         self._reserve_s = reserve_s
         self._retry_delay = retry_delay
         self._listener = listener
+        self._max_attempts = max_attempts
         self._running: dict[tuple[UUID, int], asyncio.Task[Order]] = {}
 
     async def settle(self, order: Order, *, budget_s: float) -> Order:
@@ -120,7 +148,7 @@ class Settlement:
                     with deadline.within(gateway_deadline):
                         payment = await self._ask_gateway(order)
                 except (PaymentUnresolved, PaymentRefused) as cause:
-                    await self._defer(order, attempts, cause)
+                    await self._put_off(order, attempts, cause)
                     return order
                 following = after_payment(order, payment, self._now())
                 try:
@@ -137,12 +165,18 @@ class Settlement:
             return await self._gateway.refund(order)
         return await self._gateway.charge(order)
 
-    async def _defer(
+    async def _put_off(
         self, order: Order, attempts: int, cause: PaymentUnresolved | PaymentRefused
     ) -> None:
+        asked = was_asked(cause)
+        spent = attempts >= self._max_attempts and asked
+        if attempts > 0 and (spent or isinstance(cause, PaymentRefused)):
+            await self._store.park(order.id, now=self._now())
+            self._listener(SettlementParked(order.id, attempts, cause))
+            return
         delay = self._retry_delay(attempts)
         await self._store.defer(order.id, until=self._now() + delay)
-        self._listener(SettlementDeferred(order.id, attempts, delay, cause))
+        self._listener(SettlementDeferred(order.id, attempts, delay, cause, asked))
 
     async def drain(self, *, timeout_s: float) -> None:
         """Waits for the attempts under way, then cancels what is left.

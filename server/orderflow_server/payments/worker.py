@@ -5,14 +5,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Protocol
 
 import structlog
 
-from orderflow_server.orders.ports import Clock, LeasedOrder, OrderStore
+from orderflow_server.orders.ports import Clock, LeasedOrder
+from orderflow_server.payments.pause import GatewayPause
 
 Settle = Callable[[LeasedOrder], Awaitable[None]]
 """Makes one attempt at a leased order, and says itself when the next may be made."""
+
+
+class DueOrders(Protocol):
+    """What the worker needs of an `OrderStore`."""
+
+    async def lease_due(
+        self, *, now: datetime, lease_until: datetime, limit: int
+    ) -> Sequence[LeasedOrder]: ...
+
 
 _FIRST_BACKOFF_S = 0.1
 _MAX_BACKOFF_S = 10.0
@@ -54,24 +65,30 @@ class PaymentWorker:
     its order waits for a turn. An order whose settlement fails or is cancelled is not written
     to: its lease ends and it is given out again, to this process or another.
 
+    While the gateway's breaker is open nothing is leased, and then one order at a time until it
+    closes: an outage costs the orders none of their attempts but those that probe it.
+
     Args:
         now: The time that leases are counted from.
+        pause: Says when the gateway is not to be asked. None: it always may be.
         sleep: Waits the given seconds.
     """
 
     def __init__(
         self,
         *,
-        store: OrderStore,
+        store: DueOrders,
         settle: Settle,
         now: Clock,
         options: WorkerOptions,
+        pause: GatewayPause | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._store = store
         self._settle = settle
         self._now = now
         self._options = options
+        self._pause = pause or GatewayPause()
         self._sleep = sleep
         self._running: set[asyncio.Task[None]] = set()
         self._woken = asyncio.Event()
@@ -113,8 +130,14 @@ class PaymentWorker:
 
     async def _work(self) -> None:
         """Leases for every free slot; rests when fewer orders were due than that."""
-        free = self._options.concurrency - len(self._running)
-        if not free:
+        pause_s = self._pause.left_s
+        if pause_s > 0:
+            # Not all of it at once: somebody else's call may find the gateway well before.
+            await self._rest(min(pause_s, self._options.poll_interval_s), self._stopping)
+            return
+        most = 1 if self._pause.on_trial else self._options.concurrency
+        free = most - len(self._running)
+        if free <= 0:
             await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
             return
         # Cleared before the store is asked: a wake from now on ends the rest that follows.

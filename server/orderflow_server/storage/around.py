@@ -48,6 +48,15 @@ class AroundOrderStore:
             lambda: self._store.lease_due(now=now, lease_until=lease_until, limit=limit),
         )
 
+    async def park(self, order_id: UUID, *, now: datetime) -> None:
+        await self._around("park", lambda: self._store.park(order_id, now=now))
+
+    async def release(self, order_id: UUID, *, now: datetime) -> bool:
+        return await self._around("release", lambda: self._store.release(order_id, now=now))
+
+    async def parked(self, *, limit: int) -> Sequence[Order]:
+        return await self._around("parked", lambda: self._store.parked(limit=limit))
+
     async def get(self, order_id: UUID) -> Order:
         return await self._around("get", lambda: self._store.get(order_id))
 
@@ -59,8 +68,8 @@ class AroundOrderStore:
             "changes", lambda: self._store.changes(order_id, after_version=after_version)
         )
 
-    async def backlog(self) -> Backlog:
-        return await self._around("backlog", self._store.backlog)
+    async def backlog(self, *, events: bool = False) -> Backlog:
+        return await self._around("backlog", lambda: self._store.backlog(events=events))
 
     async def ping(self) -> None:
         await self._around("ping", self._store.ping)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, TypeVar
@@ -57,9 +58,50 @@ class Defer(Command[None]):
 
 
 @dataclass(frozen=True, slots=True)
+class Park(Command[None]):
+    """Takes an order that awaits the gateway away from LeaseDue; does nothing to any other."""
+
+    order_id: UUID
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Release(Command[bool]):
+    """Gives a parked order to LeaseDue again; results in False when it is not parked."""
+
+    order_id: UUID
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class LeaseDue(Command[tuple[LeasedOrder, ...]]):
     """Leases the orders whose lease ended at or before `now`, longest waiting first."""
 
     now: datetime
     lease_until: datetime
     limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class TakeLease(Command[bool]):
+    """Takes or renews a named lease; results in False when another holder has it."""
+
+    name: str
+    holder: str
+    now: datetime
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUpLease(Command[None]):
+    """Ends a named lease if it is the holder's."""
+
+    name: str
+    holder: str
+
+
+@dataclass(frozen=True, slots=True)
+class MarkPublished(Command[None]):
+    """Takes events out of the outbox."""
+
+    sequences: Sequence[int]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID
 
 from orderflow_server.orders.errors import OrderError
 from orderflow_server.orders.order import Order, OrderChange, OrderQuery
-from orderflow_server.orders.ports import Backlog
+from orderflow_server.orders.ports import Backlog, OutboxEvent
 from orderflow_server.storage.commands import Command
 
 
@@ -58,9 +58,27 @@ class Dialect(Protocol):
 
     async def changes(self, order_id: UUID, after_version: int) -> Sequence[OrderChange]: ...
 
-    async def backlog(self) -> Backlog: ...
+    async def parked(self, limit: int) -> Sequence[Order]: ...
+
+    async def backlog(self, *, events: bool) -> Backlog: ...
+
+    async def unpublished(self, limit: int) -> Sequence[OutboxEvent]: ...
 
     async def ping(self) -> None: ...
+
+    async def listen(
+        self, on_change: Callable[[Sequence[UUID]], None], on_gap: Callable[[], None]
+    ) -> None:
+        """Tells of orders that any process changed, until it is cancelled; never raises.
+
+        Returns at once where no other process is expected.
+
+        Args:
+            on_change: Called in the event loop, after the commit.
+            on_gap: Called whenever listening has begun, again or for the first time: of what was
+                changed before that nothing may have been told.
+        """
+        ...
 
     async def close(self) -> None:
         """Disconnects when what is running has ended. Again: does nothing."""

@@ -11,15 +11,25 @@ from uuid import UUID
 
 from orderflow_server.orders.errors import OrderNotFound
 from orderflow_server.orders.order import Order, OrderChange, OrderQuery
-from orderflow_server.orders.ports import Backlog, LeasedOrder
-from orderflow_server.storage.commands import Defer, LeaseDue, Place, Save
+from orderflow_server.orders.ports import Backlog, LeasedOrder, OutboxEvent
+from orderflow_server.storage.commands import (
+    Defer,
+    GiveUpLease,
+    LeaseDue,
+    MarkPublished,
+    Park,
+    Place,
+    Release,
+    Save,
+    TakeLease,
+)
 from orderflow_server.storage.dialect import Dialect
 from orderflow_server.storage.engine import BatchEnded, EngineOptions, WriteEngine
 from orderflow_server.storage.sqlite import SqliteDialect, SqliteOptions
 
 
 class EngineOrderStore:
-    """Implements `OrderStore` over an engine and the dialect that it writes to."""
+    """Implements `OrderStore` and `Outbox` over an engine and the dialect that it writes to."""
 
     def __init__(self, dialect: Dialect, engine: WriteEngine) -> None:
         self._dialect = dialect
@@ -44,6 +54,15 @@ class EngineOrderStore:
     ) -> Sequence[LeasedOrder]:
         return await self._engine.submit(LeaseDue(now, lease_until, limit))
 
+    async def park(self, order_id: UUID, *, now: datetime) -> None:
+        await self._engine.submit(Park(order_id, now))
+
+    async def release(self, order_id: UUID, *, now: datetime) -> bool:
+        return await self._engine.submit(Release(order_id, now))
+
+    async def parked(self, *, limit: int) -> Sequence[Order]:
+        return await self._dialect.parked(limit)
+
     async def get(self, order_id: UUID) -> Order:
         order = await self._dialect.get(order_id)
         if order is None:
@@ -56,11 +75,29 @@ class EngineOrderStore:
     async def changes(self, order_id: UUID, *, after_version: int) -> Sequence[OrderChange]:
         return await self._dialect.changes(order_id, after_version)
 
-    async def backlog(self) -> Backlog:
-        return await self._dialect.backlog()
+    async def backlog(self, *, events: bool = False) -> Backlog:
+        return await self._dialect.backlog(events=events)
 
     async def ping(self) -> None:
         await self._dialect.ping()
+
+    async def take_lease(self, name: str, *, holder: str, now: datetime, until: datetime) -> bool:
+        return await self._engine.submit(TakeLease(name, holder, now, until))
+
+    async def give_up_lease(self, name: str, *, holder: str) -> None:
+        await self._engine.submit(GiveUpLease(name, holder))
+
+    async def unpublished(self, *, limit: int) -> Sequence[OutboxEvent]:
+        return await self._dialect.unpublished(limit)
+
+    async def mark_published(self, sequences: Sequence[int]) -> None:
+        await self._engine.submit(MarkPublished(sequences))
+
+    async def listen(
+        self, on_change: Callable[[Sequence[UUID]], None], on_gap: Callable[[], None]
+    ) -> None:
+        """Tells of orders that any process changed; see `Dialect.listen`."""
+        await self._dialect.listen(on_change, on_gap)
 
     async def drain(self, *, timeout_s: float) -> None:
         """Refuses new writes and returns when those that wait are on disk, or after `timeout_s`.

@@ -19,7 +19,9 @@ INTERVAL_S = 5.0
 
 
 class BacklogMetrics:
-    """`orderflow_orders_pending*` and `orderflow_outbox_*`, as the store last told of them.
+    """`orderflow_orders_pending*`, `orderflow_orders_parked` and `orderflow_outbox_*`.
+
+    They are what the store last told.
 
     The ages are taken when they are read. So while the store does not answer the numbers stay as
     they were and the ages go on growing, as those of the orders do.
@@ -44,7 +46,7 @@ class BacklogMetrics:
         self._backlog = Backlog(orders={})
         pending = Gauge(
             "orderflow_orders_pending",
-            "Orders that await the payment gateway, by state.",
+            "Orders that await the payment gateway, by state; without those that are parked.",
             ("state",),
             registry=registry,
         )
@@ -58,6 +60,11 @@ class BacklogMetrics:
             if state.awaits_gateway:
                 pending.labels(state.value).set_function(partial(self._pending, state))
                 age.labels(state.value).set_function(partial(self._pending_age_s, state))
+        Gauge(
+            "orderflow_orders_parked",
+            "Orders that nobody asks the payment gateway about until a person releases them.",
+            registry=registry,
+        ).set_function(lambda: self._backlog.parked)
         Gauge(
             "orderflow_outbox_waiting", "Events that are not published yet.", registry=registry
         ).set_function(lambda: self._backlog.events.count)

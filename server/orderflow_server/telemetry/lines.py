@@ -57,7 +57,7 @@ class Lines:
         with self._lock:
             self._scheduled = False
             waiting, self._waiting = self._waiting, []
-            if waiting:
+            if waiting and not self._file.closed:
                 self._file.write("\n".join([*waiting, ""]))
                 self._file.flush()
 

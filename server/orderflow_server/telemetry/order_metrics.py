@@ -8,10 +8,15 @@ from prometheus_client import CollectorRegistry, Counter
 
 from orderflow_server.orders.order import OrderState
 from orderflow_server.payments.gateway import PaymentRefused
-from orderflow_server.payments.settlement import SettlementDeferred, SettlementEvent
+from orderflow_server.payments.settlement import (
+    OrderSettled,
+    SettlementDeferred,
+    SettlementEvent,
+    SettlementParked,
+)
 from orderflow_server.storage.engine import BatchEnded
 
-_UNRESOLVED, _REFUSED = "unresolved", "refused"
+_UNRESOLVED, _REFUSED, _PARKED = "unresolved", "refused", "parked"
 _SETTLED = (OrderState.PAID, OrderState.PAYMENT_DECLINED, OrderState.CANCELLED)
 
 
@@ -32,13 +37,14 @@ class OrderMetrics:
         payments = Counter(
             "orderflow_payments",
             "Attempts to settle an order with the gateway, by the state that the order got. "
-            "Tried again later: unresolved, no answer in time; refused, an answer of no use.",
+            "Tried again later: unresolved, no answer in time; refused, an answer of no use. "
+            "Not tried again until a person has looked: parked.",
             ("outcome",),
             registry=registry,
         )
         self._payments = {
             outcome: payments.labels(outcome)
-            for outcome in (*(state.value for state in _SETTLED), _UNRESOLVED, _REFUSED)
+            for outcome in (*(state.value for state in _SETTLED), _UNRESOLVED, _REFUSED, _PARKED)
         }
 
     def on_batch(self, batch: BatchEnded) -> None:
@@ -46,8 +52,14 @@ class OrderMetrics:
             self._changes[state].inc(count)
 
     def on_settlement(self, event: SettlementEvent) -> None:
-        if isinstance(event, SettlementDeferred):
-            refused = isinstance(event.cause, PaymentRefused)
-            self._payments[_REFUSED if refused else _UNRESOLVED].inc()
-        else:
-            self._payments[event.order.state.value].inc()
+        self._payments[_outcome(event)].inc()
+
+
+def _outcome(event: SettlementEvent) -> str:
+    match event:
+        case SettlementDeferred():
+            return _REFUSED if isinstance(event.cause, PaymentRefused) else _UNRESOLVED
+        case SettlementParked():
+            return _PARKED
+        case OrderSettled():
+            return event.order.state.value

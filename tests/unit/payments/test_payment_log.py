@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import grpc
 import pytest
 from structlog.testing import capture_logs
 
-from fakes.orders import order_id
+from fakes.orders import NOW, new_order, order_id
 from orderflow_server.orders.errors import PaymentUnresolved
 from orderflow_server.payments.gateway import PaymentRefused
 from orderflow_server.payments.log import log_settlement
-from orderflow_server.payments.settlement import SettlementDeferred
+from orderflow_server.payments.settlement import (
+    OrderSettled,
+    SettlementDeferred,
+    SettlementEvent,
+    SettlementParked,
+)
 
 ID = order_id(1)
 
@@ -23,20 +29,45 @@ def unresolved() -> PaymentUnresolved:
     return error
 
 
+def refused() -> PaymentRefused:
+    return PaymentRefused(ID, grpc.StatusCode.INVALID_ARGUMENT, "")
+
+
+def line_of(event: SettlementEvent) -> Any:
+    with capture_logs() as logs:
+        log_settlement(event)
+    [line] = logs
+    return line
+
+
 @pytest.mark.parametrize(
-    ("cause", "level", "types"),
+    ("cause", "types"),
     [
-        (unresolved(), "warning", ["PaymentUnresolved", "ConnectionResetError"]),
-        (PaymentRefused(ID, grpc.StatusCode.INVALID_ARGUMENT, ""), "error", ["PaymentRefused"]),
+        (unresolved(), ["PaymentUnresolved", "ConnectionResetError"]),
+        (refused(), ["PaymentRefused"]),
     ],
 )
-def test_what_time_does_not_mend_is_for_a_person(
-    cause: PaymentUnresolved | PaymentRefused, level: str, types: list[str]
+def test_what_is_tried_again_is_unusual(
+    cause: PaymentUnresolved | PaymentRefused, types: list[str]
 ) -> None:
-    deferred = SettlementDeferred(ID, attempts=2, delay=timedelta(seconds=1.5), cause=cause)
-    with capture_logs() as logs:
-        log_settlement(deferred)
-    [line] = logs
-    assert line["log_level"] == level
+    line = line_of(SettlementDeferred(ID, attempts=2, delay=timedelta(seconds=1.5), cause=cause))
+    assert line["log_level"] == "warning"
     assert (line["order_id"], line["attempt"], line["delay_ms"]) == (str(ID), 2, 1500)
     assert [found["type"] for found in line["causes"]] == types
+
+
+def test_an_open_breaker_is_not_told_once_more_for_each_order() -> None:
+    line = line_of(SettlementDeferred(ID, 2, timedelta(seconds=1), unresolved(), asked=False))
+    assert line["log_level"] == "debug"
+
+
+def test_what_is_parked_is_for_a_person() -> None:
+    line = line_of(SettlementParked(ID, attempts=1440, cause=refused()))
+    assert line["log_level"] == "error"
+    assert (line["order_id"], line["attempt"]) == (str(ID), 1440)
+    assert [found["type"] for found in line["causes"]] == ["PaymentRefused"]
+
+
+def test_what_is_settled_is_routine() -> None:
+    line = line_of(OrderSettled(new_order().paid(NOW)))
+    assert (line["log_level"], line["order_id"], line["state"]) == ("debug", str(ID), "PAID")

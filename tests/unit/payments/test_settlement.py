@@ -15,13 +15,20 @@ from fakes.gateway import Trouble
 from fakes.orders import new_order
 from fakes.process import LEASE, LONG_S, Fail, Hold, Process, World, tasks_left, until
 from fakes.steps import Point
+from orderflow_client.rejection import rejection_error
 from orderflow_client.resilience import deadline
+from orderflow_client.resilience.breaker import BreakerOpen
 from orderflow_client.resilience.deadline import Deadline
 from orderflow_server.orders.errors import PaymentUnresolved, StoreUnavailable
 from orderflow_server.orders.order import Order, OrderState
 from orderflow_server.orders.ports import LeasedOrder, PaymentState
 from orderflow_server.payments.gateway import PaymentRefused
-from orderflow_server.payments.settlement import OrderSettled, SettlementDeferred
+from orderflow_server.payments.settlement import (
+    MAX_ATTEMPTS,
+    OrderSettled,
+    SettlementDeferred,
+    SettlementParked,
+)
 
 PENDING = OrderState.PENDING_PAYMENT
 PAID = OrderState.PAID
@@ -150,7 +157,7 @@ async def test_the_worker_s_attempts_make_the_rest_longer(world: World) -> None:
     assert await due(world, timedelta(seconds=29)) == []
 
 
-async def test_a_refusal_leaves_the_order_pending_to_be_asked_about_again(world: World) -> None:
+async def test_what_a_caller_was_refused_the_worker_asks_once_more(world: World) -> None:
     process = Process(world)
     world.gateway.next(Trouble.REFUSED)
     order = await pending(world)
@@ -174,6 +181,152 @@ async def test_a_lost_answer_is_found_again_under_the_same_key(world: World) -> 
     assert settled.state is PAID
     assert world.gateway.methods == ["charge", "charge"]
     assert len(world.gateway.ledger.entries()) == 1
+
+
+# --- parked ----------------------------------------------------------------------------
+
+
+async def parked(world: World) -> list[Order]:
+    return list(await world.store.parked(limit=10))
+
+
+async def work(world: World, process: Process) -> None:
+    """The worker's turn, a day later."""
+    world.clock.advance(timedelta(days=1))
+    for leased in await due(world, timedelta()):
+        await process.settlement.settle_leased(leased, budget_s=LONG_S)
+
+
+@pytest.mark.parametrize("refunds", [False, True], ids=["a charge", "a refund"])
+async def test_what_the_worker_is_refused_is_parked_at_once(world: World, refunds: bool) -> None:
+    process = Process(world)
+    order = await (refunding(world) if refunds else pending(world))
+    world.gateway.next(Trouble.REFUSED)
+
+    await work(world, process)
+
+    assert await parked(world) == [order], "as it was, but for that"
+    assert await due(world, timedelta(days=2)) == []
+    (told,) = process.events
+    assert isinstance(told, SettlementParked)
+    assert (told.order_id, told.attempts) == (order.id, 1)
+    assert isinstance(told.cause, PaymentRefused)
+
+
+async def test_a_caller_s_own_tries_never_park_it(world: World) -> None:
+    process = Process(world, max_attempts=1)
+    order = await pending(world)
+    world.gateway.next(Trouble.REFUSED, Trouble.UNREACHABLE)
+
+    for _ in range(2):
+        await process.settlement.settle(order, budget_s=LONG_S)
+
+    assert await parked(world) == []
+
+
+async def test_the_last_attempt_without_an_answer_parks_it(world: World) -> None:
+    process = Process(world, max_attempts=3)
+    order = await pending(world)
+    world.gateway.next(*[Trouble.UNREACHABLE] * 3)
+
+    for _ in range(2):
+        await work(world, process)
+    assert await parked(world) == []
+    await work(world, process)
+
+    assert await parked(world) == [order]
+    assert [type(event) for event in process.events] == [
+        SettlementDeferred,
+        SettlementDeferred,
+        SettlementParked,
+    ]
+    assert await due(world, timedelta(days=2)) == []
+
+
+async def test_an_attempt_that_the_breaker_kept_back_is_never_the_last(world: World) -> None:
+    async def open_breaker(point: Point) -> None:
+        if point.of == "gateway" and point.order_id is not None:
+            refusal = BreakerOpen("the breaker is open", name="gateway", retry_after_s=5.0)
+            raise PaymentUnresolved(point.order_id) from rejection_error(refusal)
+
+    order = await pending(world)
+    kept_back = Process(world, max_attempts=1, pass_=open_breaker)
+    for _ in range(2):
+        await work(world, kept_back)
+    assert await parked(world) == []
+    assert [
+        (type(event), isinstance(event, SettlementDeferred) and event.asked)
+        for event in kept_back.events
+    ] == [(SettlementDeferred, False)] * 2
+
+    world.gateway.next(Trouble.UNREACHABLE)
+    await work(world, Process(world, max_attempts=1))
+    assert await parked(world) == [order]
+
+
+async def test_a_released_order_is_asked_about_again_as_often_as_before(world: World) -> None:
+    process = Process(world, max_attempts=2)
+    order = await pending(world)
+    world.gateway.next(*[Trouble.ANSWER_LOST] * 4)
+    for _ in range(2):
+        await work(world, process)
+    assert await parked(world) == [order]
+
+    assert await world.store.release(order.id, now=world.clock())
+    await work(world, process)
+    assert await parked(world) == []
+    await work(world, process)
+    assert await parked(world) == [order]
+
+    assert await world.store.release(order.id, now=world.clock())
+    await work(world, process)
+    assert (await world.store.get(order.id)).state is PAID
+    assert len(world.gateway.ledger.entries()) == 1
+    assert await parked(world) == []
+
+
+async def test_a_parked_order_can_be_cancelled(world: World) -> None:
+    process = Process(world, max_attempts=1)
+    order = await pending(world)
+    world.gateway.next(Trouble.ANSWER_LOST)
+    await work(world, process)
+
+    assert (await process.cancel(order.id)).state is CANCELLED
+
+    assert world.gateway.state_of(order) is PaymentState.REFUNDED
+    assert await parked(world) == []
+
+
+async def test_a_caller_who_repeats_a_parked_order_s_request_asks_about_it(world: World) -> None:
+    process = Process(world, max_attempts=1)
+    world.gateway.next(Trouble.UNREACHABLE, Trouble.UNREACHABLE, Trouble.UNREACHABLE)
+    order = await process.place()
+    await work(world, process)
+
+    assert await process.place() == order
+    assert await parked(world) == [order], "it stays parked"
+    assert (await process.place()).state is PAID
+    assert await parked(world) == []
+
+
+async def test_a_failed_park_leaves_the_order_to_its_lease(world: World) -> None:
+    failure = StoreUnavailable("connection lost")
+    process = Process(world, max_attempts=1, pass_=Fail("store", "park", failure))
+    order = await pending(world)
+    world.gateway.next(Trouble.UNREACHABLE, Trouble.UNREACHABLE)
+
+    with pytest.raises(StoreUnavailable):
+        await work(world, process)
+    assert process.events == []
+    await work(world, process)
+
+    assert await parked(world) == [order]
+
+
+def test_the_default_number_of_attempts_takes_about_a_day() -> None:
+    """With the service's delays: 0.5 s doubling to a minute."""
+    delays_s = [min(0.5 * 2 ** min(attempts, 16), 60.0) for attempts in range(1, MAX_ATTEMPTS)]
+    assert timedelta(hours=23.5) < timedelta(seconds=sum(delays_s)) < timedelta(hours=24.5)
 
 
 # --- many callers, one attempt ---------------------------------------------------------

@@ -13,10 +13,12 @@ import pytest
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
+from orderflow_client.resilience.events import BreakerChanged, BreakerState
 from orderflow_server.orders.errors import PaymentUnresolved, StoreUnavailable
 from orderflow_server.orders.money import Money
-from orderflow_server.orders.order import Order, OrderChange, OrderDraft, OrderItem, OrderQuery
+from orderflow_server.orders.order import Order, OrderDraft, OrderItem
 from orderflow_server.orders.ports import LeasedOrder
+from orderflow_server.payments.pause import GatewayPause
 from orderflow_server.payments.worker import PaymentWorker, Settle, WorkerOptions
 
 NOW = datetime(2025, 1, 1, tzinfo=UTC)
@@ -29,7 +31,7 @@ def order(number: int) -> LeasedOrder:
 
 
 class DueOrders:
-    """The part of a store that the worker uses: orders that are due, given out once.
+    """Orders that are due, given out once.
 
     Attributes:
         limits: The `limit` of every call so far.
@@ -54,27 +56,6 @@ class DueOrders:
             raise self.failures.pop(0)
         leased, self.due = self.due[:limit], self.due[limit:]
         return leased
-
-    async def place(self, order: Order, *, lease_until: datetime) -> Order:
-        raise NotImplementedError
-
-    async def save(self, order: Order, *, lease_until: datetime | None = None) -> None:
-        raise NotImplementedError
-
-    async def defer(self, order_id: UUID, *, until: datetime) -> None:
-        raise NotImplementedError
-
-    async def get(self, order_id: UUID) -> Order:
-        raise NotImplementedError
-
-    async def list(self, query: OrderQuery) -> Sequence[Order]:
-        raise NotImplementedError
-
-    async def changes(self, order_id: UUID, *, after_version: int) -> Sequence[OrderChange]:
-        raise NotImplementedError
-
-    async def ping(self) -> None:
-        raise NotImplementedError
 
 
 class Naps:
@@ -128,9 +109,14 @@ class Desk:
 
 @asynccontextmanager
 async def working(
-    store: DueOrders, settle: Settle, naps: Callable[[float], Awaitable[None]]
+    store: DueOrders,
+    settle: Settle,
+    naps: Callable[[float], Awaitable[None]],
+    pause: GatewayPause | None = None,
 ) -> AsyncIterator[tuple[PaymentWorker, asyncio.Task[None]]]:
-    worker = PaymentWorker(store=store, settle=settle, now=lambda: NOW, options=OPTIONS, sleep=naps)
+    worker = PaymentWorker(
+        store=store, settle=settle, now=lambda: NOW, options=OPTIONS, pause=pause, sleep=naps
+    )
     running = asyncio.create_task(worker.run())
     try:
         yield worker, running
@@ -262,6 +248,95 @@ async def test_a_wake_does_not_hurry_a_failing_store() -> None:
             worker.wake()
             await asyncio.sleep(0)
         assert store.limits == [4]
+
+
+class Gateway:
+    """A gateway whose breaker the test has in its hands."""
+
+    def __init__(self) -> None:
+        self.now_s = 1_000.0
+        self.pause = GatewayPause(clock=lambda: self.now_s)
+        self.state = BreakerState.CLOSED
+
+    def breaker(self, new: BreakerState, *, open_for_s: float = 0.0) -> None:
+        self.pause(BreakerChanged(name="gateway", old=self.state, new=new, open_for_s=open_for_s))
+        self.state = new
+
+
+async def test_while_the_breaker_is_open_nothing_is_leased() -> None:
+    store, desk, naps, gateway = DueOrders([order(1)]), Desk(), Naps(), Gateway()
+    gateway.breaker(BreakerState.OPEN, open_for_s=2.5)
+    async with working(store, desk, naps, gateway.pause) as (worker, _):
+        await naps.fallen_asleep()
+        worker.wake()
+        gateway.now_s += 1.0
+        await naps.next()
+        gateway.now_s += 1.0
+        await naps.next()
+        assert naps.delays == [1.0, 1.0, 0.5], "in short rests: another call may close it"
+        assert store.limits == []
+
+        gateway.now_s += 0.5
+        await naps.next()
+        assert desk.settled == [1]
+
+
+async def test_after_that_one_order_is_tried_and_the_others_when_it_went_well() -> None:
+    store, desk, naps, gateway = (
+        DueOrders([order(n) for n in range(1, 9)]),
+        Desk(),
+        Naps(),
+        Gateway(),
+    )
+    probe = asyncio.Event()
+
+    async def settle(leased: LeasedOrder) -> None:
+        if gateway.state is not BreakerState.CLOSED:
+            gateway.breaker(BreakerState.HALF_OPEN)
+            await probe.wait()
+            gateway.breaker(BreakerState.CLOSED)
+        await desk(leased)
+
+    gateway.breaker(BreakerState.OPEN, open_for_s=1.0)
+    gateway.now_s += 1.0
+    async with working(store, settle, naps, gateway.pause):
+        await until(lambda: gateway.state is BreakerState.HALF_OPEN)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert store.limits == [1]
+
+        probe.set()
+        await naps.fallen_asleep()
+        assert sorted(desk.settled) == list(range(1, 9))
+        assert store.limits[1] == 4
+
+
+async def test_an_outage_costs_one_order_at_a_time_an_attempt() -> None:
+    store, naps, gateway = DueOrders([order(n) for n in range(1, 9)]), Naps(), Gateway()
+    tried: list[int] = []
+
+    async def settle(leased: LeasedOrder) -> None:
+        tried.append(leased.order.id.int)
+        gateway.breaker(BreakerState.HALF_OPEN)
+        gateway.breaker(BreakerState.OPEN, open_for_s=1.0)
+
+    gateway.breaker(BreakerState.OPEN, open_for_s=1.0)
+    async with working(store, settle, naps, gateway.pause):
+        await naps.fallen_asleep()
+        for probes in range(1, 4):
+            gateway.now_s += 1.0
+            await naps.next()
+            assert tried == list(range(1, probes + 1))
+
+
+async def test_a_pause_ends_at_once_when_it_is_stopped() -> None:
+    store, desk, naps, gateway = DueOrders([order(1)]), Desk(), Naps(), Gateway()
+    gateway.breaker(BreakerState.OPEN, open_for_s=60.0)
+    async with working(store, desk, naps, gateway.pause) as (worker, running):
+        await naps.fallen_asleep()
+        await worker.stop(timeout_s=5)
+        await running
+    assert desk.begun == []
 
 
 async def test_stop_lets_running_settlements_finish_and_leases_no_more() -> None:

@@ -15,13 +15,16 @@ from orderflow_server.payments.settlement import (
     OrderSettled,
     SettlementDeferred,
     SettlementEvent,
+    SettlementParked,
 )
 from orderflow_server.telemetry.order_metrics import OrderMetrics
 
 NO_CHANGES = dict.fromkeys(
     ("PENDING_PAYMENT", "PAID", "PAYMENT_DECLINED", "REFUNDING", "CANCELLED"), 0.0
 )
-NO_PAYMENTS = dict.fromkeys(("PAID", "PAYMENT_DECLINED", "CANCELLED", "unresolved", "refused"), 0.0)
+NO_PAYMENTS = dict.fromkeys(
+    ("PAID", "PAYMENT_DECLINED", "CANCELLED", "unresolved", "refused", "parked"), 0.0
+)
 ORDER = new_order()
 
 
@@ -79,6 +82,7 @@ def test_a_batch_that_was_not_written_changes_no_order() -> None:
             deferred(PaymentRefused(ORDER.id, grpc.StatusCode.FAILED_PRECONDITION, "REFUND_LATER")),
             "refused",
         ),
+        (SettlementParked(ORDER.id, 1440, PaymentUnresolved(ORDER.id)), "parked"),
     ],
 )
 def test_a_settlement_is_counted_by_how_it_ended(event: SettlementEvent, outcome: str) -> None:

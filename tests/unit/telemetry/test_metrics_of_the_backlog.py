@@ -109,6 +109,17 @@ async def test_orders_that_await_the_gateway_are_told_with_the_age_of_the_oldest
         assert it.slept == [7.0, 7.0]
 
 
+async def test_a_parked_order_is_told_apart_from_those_that_are_asked_about() -> None:
+    async with watched() as it:
+        assert it.registry.get_sample_value("orderflow_orders_parked") == 0
+        for number in (1, 2):
+            await it.store.place(new_order(number), lease_until=LEASE)
+        await it.store.park(new_order(1).id, now=NOW)
+        await it.round()
+        assert it.registry.get_sample_value("orderflow_orders_parked") == 1
+        assert it.values() == NOTHING | {"pending PENDING_PAYMENT": 1}
+
+
 async def test_what_is_settled_is_gone_at_the_next_round() -> None:
     async with watched() as it:
         order = await it.store.place(new_order(), lease_until=LEASE)

@@ -22,12 +22,19 @@ from orderflow_client.resilience import deadline
 from orderflow_client.resilience.deadline import Deadline
 from orderflow_server.orders.errors import DeadlineExpired, StoreUnavailable
 from orderflow_server.orders.order import Order, OrderChange, OrderQuery
-from orderflow_server.orders.ports import Backlog
+from orderflow_server.orders.ports import Backlog, OutboxEvent
 from orderflow_server.storage.commands import Command
 from orderflow_server.storage.dialect import PoisonedBatch, Written
 from orderflow_server.storage.migrations import upgrade_sqlite
 from orderflow_server.storage.sqlite.giveway import GiveWay
-from orderflow_server.storage.sqlite.reads import get_order, list_changes, list_orders, read_backlog
+from orderflow_server.storage.sqlite.reads import (
+    get_order,
+    list_changes,
+    list_orders,
+    list_parked,
+    list_unpublished,
+    read_backlog,
+)
 from orderflow_server.storage.sqlite.writes import write_batch
 
 T = TypeVar("T")
@@ -107,11 +114,22 @@ class SqliteDialect:
     async def changes(self, order_id: UUID, after_version: int) -> Sequence[OrderChange]:
         return await self._in_reader(list_changes, order_id, after_version)
 
-    async def backlog(self) -> Backlog:
-        return await self._in_reader(read_backlog)
+    async def parked(self, limit: int) -> Sequence[Order]:
+        return await self._in_reader(list_parked, limit)
+
+    async def backlog(self, *, events: bool) -> Backlog:
+        return await self._in_reader(read_backlog, events)
+
+    async def unpublished(self, limit: int) -> Sequence[OutboxEvent]:
+        return await self._in_reader(list_unpublished, limit)
 
     async def ping(self) -> None:
         await self._in_reader(_ping)
+
+    async def listen(
+        self, on_change: Callable[[Sequence[UUID]], None], on_gap: Callable[[], None]
+    ) -> None:
+        """Returns at once: a file is one process's."""
 
     async def close(self) -> None:
         if not self._closed:

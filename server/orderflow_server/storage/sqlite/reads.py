@@ -9,11 +9,13 @@ from typing import Any
 from uuid import UUID
 
 from orderflow_server.orders.order import Order, OrderChange, OrderQuery, OrderState
-from orderflow_server.orders.ports import Backlog, Waiting
+from orderflow_server.orders.ports import Backlog, OutboxEvent, Waiting
 from orderflow_server.storage.sqlite.rows import (
     CHANGE_JSON,
+    EVENT_JSON,
     ORDER_JSON,
     change_from,
+    event_from,
     from_micros,
     micros,
     order_from,
@@ -36,6 +38,26 @@ SELECT json_group_array(json_array(state, count, oldest)) FROM (
     FROM orders INDEXED BY orders_by_lease WHERE lease_until IS NOT NULL GROUP BY state
 )
 """
+
+# A server of before may settle a parked order, and does not know that it is to clear the time.
+PARKED = "parked_time IS NOT NULL AND lease_until IS NULL AND state IN (?, ?)"
+AWAITING = tuple(state for state in OrderState if state.awaits_gateway)
+_PARKED_ORDERS = f"""
+SELECT json_group_array({ORDER_JSON})
+FROM (SELECT * FROM orders WHERE {PARKED} ORDER BY parked_time, id LIMIT ?) AS o
+"""  # noqa: S608 - see above
+_COUNT_PARKED = f"SELECT count(*) FROM orders WHERE {PARKED}"  # noqa: S608 - see above
+_COUNT_UNPUBLISHED = """
+SELECT json_array(
+    (SELECT count(*) FROM events WHERE NOT published),
+    (SELECT time FROM events WHERE NOT published ORDER BY sequence LIMIT 1)
+)
+"""
+UNPUBLISHED = f"""
+SELECT json_group_array({EVENT_JSON}) FROM (
+    SELECT * FROM events WHERE NOT published ORDER BY sequence LIMIT ?
+) AS e JOIN orders AS o ON o.id = e.order_id
+"""  # noqa: S608 - see above
 
 
 def read_json(connection: sqlite3.Connection, sql: str, parameters: Sequence[Any]) -> Any:
@@ -62,13 +84,31 @@ def list_changes(
     return [change_from(values) for values in found]
 
 
-def read_backlog(connection: sqlite3.Connection) -> Backlog:
+def list_parked(connection: sqlite3.Connection, limit: int) -> list[Order]:
+    found = read_json(connection, _PARKED_ORDERS, (*AWAITING, limit))
+    return [order_from(values) for values in found]
+
+
+def read_backlog(connection: sqlite3.Connection, events: bool) -> Backlog:
     found = read_json(connection, BACKLOG, ())
+    (parked,) = connection.execute(_COUNT_PARKED, AWAITING).fetchone()
     return Backlog(
         orders={
             OrderState(state): Waiting(count, from_micros(oldest)) for state, count, oldest in found
-        }
+        },
+        events=_unpublished(connection) if events else Waiting(),
+        parked=parked,
     )
+
+
+def _unpublished(connection: sqlite3.Connection) -> Waiting:
+    count, oldest = read_json(connection, _COUNT_UNPUBLISHED, ())
+    return Waiting(count, None if oldest is None else from_micros(oldest))
+
+
+def list_unpublished(connection: sqlite3.Connection, limit: int) -> list[OutboxEvent]:
+    events = [event_from(values) for values in read_json(connection, UNPUBLISHED, (limit,))]
+    return sorted(events, key=lambda event: event.sequence)
 
 
 def list_orders(connection: sqlite3.Connection, query: OrderQuery) -> list[Order]:

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from orderflow_server.orders.money import Money
 from orderflow_server.orders.order import Order, OrderChange, OrderItem, OrderState
+from orderflow_server.orders.ports import OutboxEvent
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -31,6 +32,12 @@ json_array(
 
 CHANGE_JSON = "json_array(order_id, version, state, decline_reason, time)"
 """One row of the events, for `change_from`."""
+
+EVENT_JSON = (
+    "json_array(e.sequence, json_array(e.order_id, e.version, e.state, e.decline_reason, e.time), "
+    f"{ORDER_JSON})"
+)
+"""One row `e` of the events with its row `o` of the orders, for `event_from`."""
 
 
 def micros(time: datetime) -> int:
@@ -138,3 +145,9 @@ def change_from(values: list[Any]) -> OrderChange:
         decline_reason=decline_reason,
         time=from_micros(time),
     )
+
+
+def event_from(values: list[Any]) -> OutboxEvent:
+    """The event in the values of `EVENT_JSON`."""
+    sequence, change, order = values
+    return OutboxEvent(sequence, order_from(order).at(change_from(change)))

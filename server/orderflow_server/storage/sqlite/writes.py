@@ -12,10 +12,21 @@ from uuid import UUID
 from orderflow_server.orders.errors import OrderNotFound, RequestIdReused, VersionConflict
 from orderflow_server.orders.order import Order
 from orderflow_server.orders.ports import LeasedOrder
-from orderflow_server.storage.commands import Command, Defer, LeaseDue, Place, Save
+from orderflow_server.storage.commands import (
+    Command,
+    Defer,
+    GiveUpLease,
+    LeaseDue,
+    MarkPublished,
+    Park,
+    Place,
+    Release,
+    Save,
+    TakeLease,
+)
 from orderflow_server.storage.dialect import Written
 from orderflow_server.storage.sqlite.bulk import Bulk
-from orderflow_server.storage.sqlite.reads import order_values, read_json
+from orderflow_server.storage.sqlite.reads import AWAITING, PARKED, order_values, read_json
 from orderflow_server.storage.sqlite.rows import (
     event_row,
     item_rows,
@@ -54,7 +65,8 @@ UPDATE_ORDERS = Bulk(
     """
     UPDATE orders SET
         state = new.state, version = new.version, decline_reason = new.decline_reason,
-        update_time = new.update_time, lease_until = new.lease_until, lease_attempts = 0
+        update_time = new.update_time, lease_until = new.lease_until, lease_attempts = 0,
+        parked_time = NULL
     FROM new WHERE orders.id = new.id
     """,
 )
@@ -65,6 +77,25 @@ UPDATE_LEASES = Bulk(
     FROM new WHERE orders.id = new.id AND orders.lease_until IS NOT NULL
     """,
 )
+PARK_ORDERS = Bulk(
+    ("id", "parked_time"),
+    """
+    UPDATE orders SET parked_time = new.parked_time, lease_until = NULL
+    FROM new WHERE orders.id = new.id AND orders.lease_until IS NOT NULL
+    """,
+)
+_RELEASE = f"""
+UPDATE orders SET parked_time = NULL, lease_until = ?, lease_attempts = 0 WHERE id = ? AND {PARKED}
+"""  # noqa: S608 - a constant of this package
+_TAKE_LEASE = """
+INSERT INTO leases (name, holder, until) VALUES (?, ?, ?)
+ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until
+WHERE leases.holder = excluded.holder OR leases.until <= ?
+"""
+_GIVE_UP_LEASE = "DELETE FROM leases WHERE name = ? AND holder = ?"
+_MARK_PUBLISHED = """
+UPDATE events SET published = 1 WHERE sequence IN (SELECT value FROM json_each(?))
+"""
 _PLACED = """
 SELECT json_group_array(id) FROM orders
 WHERE request_id IN (SELECT value FROM json_each(?))
@@ -84,15 +115,26 @@ WHERE id IN (SELECT value FROM json_each(?))
 
 
 def write_batch(connection: sqlite3.Connection, batch: Sequence[Command[Any]]) -> Written:
-    """Writes places, then saves, then what concerns leases: set by set, in the batch's order."""
+    """Writes places, then saves, then what concerns leases: set by set, in the batch's order.
+
+    At last what concerns the outbox.
+    """
     outcomes: list[object] = [None] * len(batch)
     changed: list[Order] = []
     with _transaction(connection):
         _place(connection, _of(Place, batch), outcomes, changed)
         _save(connection, _of(Save, batch), outcomes, changed)
         _defer(connection, _of(Defer, batch))
-        for index, command in _of(LeaseDue, batch):
-            outcomes[index] = _lease_due(connection, command)
+        _park(connection, _of(Park, batch))
+        for index, release in _of(Release, batch):
+            outcomes[index] = _release(connection, release)
+        for index, lease_due in _of(LeaseDue, batch):
+            outcomes[index] = _lease_due(connection, lease_due)
+        for index, take_lease in _of(TakeLease, batch):
+            outcomes[index] = _take_lease(connection, take_lease)
+        for _, give_up in _of(GiveUpLease, batch):
+            connection.execute(_GIVE_UP_LEASE, (give_up.name, give_up.holder))
+        _mark_published(connection, _of(MarkPublished, batch))
     return Written(outcomes, changed)
 
 
@@ -192,6 +234,17 @@ def _defer(connection: sqlite3.Connection, defers: list[tuple[int, Defer]]) -> N
     UPDATE_LEASES.run(connection, list(rows.items()))
 
 
+def _park(connection: sqlite3.Connection, parks: list[tuple[int, Park]]) -> None:
+    # The first has parked it, to the others it was parked already.
+    rows = {str(command.order_id): micros(command.now) for _, command in reversed(parks)}
+    PARK_ORDERS.run(connection, list(rows.items()))
+
+
+def _release(connection: sqlite3.Connection, command: Release) -> bool:
+    parameters = (micros(command.now), str(command.order_id), *AWAITING)
+    return connection.execute(_RELEASE, parameters).rowcount == 1
+
+
 def _lease_due(connection: sqlite3.Connection, command: LeaseDue) -> tuple[LeasedOrder, ...]:
     ids: list[str] = read_json(connection, DUE, (micros(command.now), command.limit))
     if not ids:
@@ -202,3 +255,16 @@ def _lease_due(connection: sqlite3.Connection, command: LeaseDue) -> tuple[Lease
         LeasedOrder(order_from(taken[order_id]), lease_attempts_from(taken[order_id]))
         for order_id in ids
     )
+
+
+def _take_lease(connection: sqlite3.Connection, command: TakeLease) -> bool:
+    parameters = (command.name, command.holder, micros(command.until), micros(command.now))
+    return connection.execute(_TAKE_LEASE, parameters).rowcount == 1
+
+
+def _mark_published(
+    connection: sqlite3.Connection, commands: list[tuple[int, MarkPublished]]
+) -> None:
+    sequences = [sequence for _, command in commands for sequence in command.sequences]
+    if sequences:
+        connection.execute(_MARK_PUBLISHED, (json.dumps(sequences),))

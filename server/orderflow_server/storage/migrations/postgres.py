@@ -1,0 +1,57 @@
+"""A PostgreSQL database is brought up to date under an advisory lock."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import asyncpg
+
+from orderflow_server.storage.migrations.steps import behind, take_steps
+
+_LOCK = 0x6F72_6465_7266_6C6F
+"""The advisory lock's number: "orderflo" in ASCII, which is hardly anybody else's."""
+
+Connect = Callable[[], Awaitable[asyncpg.Connection]]
+
+
+async def upgrade_postgres(connect: Connect) -> None:
+    """Takes the steps that are missing, all or none; of several replicas, one does.
+
+    The others wait until it has, for as long as a statement on their connections may take.
+
+    Args:
+        connect: Makes a connection, which is closed here.
+
+    Raises:
+        asyncpg.PostgresError, OSError: The database failed.
+        StoreUnavailable: It is further ahead than this server can work with.
+    """
+    connection = await connect()
+    try:
+        if not behind(await _revision(connection)):
+            return
+    finally:
+        await connection.close()
+
+    import sqlalchemy
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    engine = create_async_engine(
+        "postgresql+asyncpg://", async_creator=connect, poolclass=sqlalchemy.NullPool
+    )
+    try:
+        async with engine.begin() as borrowed:
+            await borrowed.execute(sqlalchemy.select(sqlalchemy.func.pg_advisory_xact_lock(_LOCK)))
+            await borrowed.run_sync(take_steps)
+    except sqlalchemy.exc.DBAPIError as error:
+        cause = error.orig.__cause__ if error.orig is not None else None
+        raise (cause or error) from None  # what it wraps, twice, is what callers know
+    finally:
+        await engine.dispose()
+
+
+async def _revision(connection: asyncpg.Connection) -> str | None:
+    if await connection.fetchval("SELECT to_regclass('alembic_version')") is None:
+        return None
+    revision: str | None = await connection.fetchval("SELECT version_num FROM alembic_version")
+    return revision

@@ -1,0 +1,58 @@
+"""Which dialect an address means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from orderflow_server.storage.address import DatabaseAddress
+from orderflow_server.storage.dialect import Dialect
+from orderflow_server.storage.engine import BatchEnded, EngineOptions
+from orderflow_server.storage.postgres import PostgresDialect, PostgresOptions
+from orderflow_server.storage.sqlite import SqliteDialect, SqliteOptions
+from orderflow_server.storage.store import EngineOrderStore, open_store
+
+POSTGRES_WRITERS = 2
+"""More than one, so that a batch is made ready while another is being committed; see
+`bench/postgres.py`."""
+
+
+def open_store_for(
+    database: DatabaseAddress,
+    *,
+    max_queue: int = 4096,
+    on_batch: Callable[[BatchEnded], None] = lambda _: None,
+    origin: Callable[[], Any] = lambda: None,
+) -> AbstractAsyncContextManager[EngineOrderStore]:
+    """`open_store` over the database at an address.
+
+    A SQLite file is created unless it exists; its directory is not, nor is a database.
+    """
+    return open_store(
+        _dialect(database),
+        options=EngineOptions(
+            max_queue=max_queue, writers=1 if database.path is not None else POSTGRES_WRITERS
+        ),
+        on_batch=on_batch,
+        origin=origin,
+    )
+
+
+async def upgrade(database: DatabaseAddress) -> None:
+    """Brings the schema up to date, as opening a store does, and does nothing else.
+
+    Raises:
+        StoreUnavailable: The database cannot be opened, or its schema is too far ahead.
+    """
+    dialect = _dialect(database)
+    try:
+        await dialect.open()
+    finally:
+        await dialect.close()
+
+
+def _dialect(database: DatabaseAddress) -> Dialect:
+    if database.path is not None:
+        return SqliteDialect(database.path, SqliteOptions())
+    return PostgresDialect(database, PostgresOptions())

@@ -1,0 +1,168 @@
+"""The connections: who writes on which, who reads, and what becomes of them when they fail."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
+from uuid import UUID
+
+import asyncpg
+
+from orderflow_client.resilience import deadline
+from orderflow_server.orders.errors import DeadlineExpired, StoreUnavailable
+from orderflow_server.orders.order import Order, OrderChange, OrderQuery
+from orderflow_server.orders.ports import Backlog, OutboxEvent
+from orderflow_server.storage.address import DatabaseAddress
+from orderflow_server.storage.commands import Command
+from orderflow_server.storage.dialect import PoisonedBatch, Written
+from orderflow_server.storage.migrations import upgrade_postgres
+from orderflow_server.storage.postgres import reads
+from orderflow_server.storage.postgres.connecting import FAILURES, Connector, PostgresOptions
+from orderflow_server.storage.postgres.listening import listen
+from orderflow_server.storage.postgres.writes import write_batch
+
+_GOODBYE_S = 1.0
+"""How long the server may take to say goodbye."""
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class PostgresDialect:
+    """Implements `Dialect` over one database, which any number of processes share.
+
+    Batches may be under way at once, each on a connection of its own: as many as the engine has
+    writers. A connection on which anything failed but the data is given up, and the next batch or
+    read makes another.
+    """
+
+    def __init__(self, address: DatabaseAddress, options: PostgresOptions) -> None:
+        self._connector = Connector(address, options)
+        self._options = options
+        self._idle_writers: list[asyncpg.Connection] = []
+        self._readers: asyncpg.Pool | None = None
+        self._closed = False
+
+    async def open(self) -> None:
+        with self._connector.failing("cannot be opened"):
+            await upgrade_postgres(
+                lambda: self._connector.connect(timeout_s=self._options.upgrade_timeout_s)
+            )
+            self._readers = await asyncpg.create_pool(
+                min_size=1,
+                max_size=self._options.readers,
+                reset=_nothing_to_reset,
+                **self._connector.arguments(),
+            )
+
+    async def write(self, batch: Sequence[Command[Any]]) -> Written:
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
+        connection = await self._writer()
+        try:
+            with (
+                self._connector.writing(),
+                _cut_off_after(self._options.statement_timeout_s, connection),
+            ):
+                written = await write_batch(connection, batch)
+        except PoisonedBatch:
+            self._idle_writers.append(connection)
+            raise
+        except BaseException:
+            connection.terminate()
+            raise
+        self._idle_writers.append(connection)
+        return written
+
+    async def get(self, order_id: UUID) -> Order | None:
+        return await self._read(reads.get_order, order_id)
+
+    async def list(self, query: OrderQuery) -> Sequence[Order]:
+        return await self._read(reads.list_orders, query)
+
+    async def changes(self, order_id: UUID, after_version: int) -> Sequence[OrderChange]:
+        return await self._read(reads.list_changes, order_id, after_version)
+
+    async def parked(self, limit: int) -> Sequence[Order]:
+        return await self._read(reads.list_parked, limit)
+
+    async def backlog(self, *, events: bool) -> Backlog:
+        return await self._read(reads.read_backlog, events=events)
+
+    async def unpublished(self, limit: int) -> Sequence[OutboxEvent]:
+        return await self._read(reads.list_unpublished, limit)
+
+    async def ping(self) -> None:
+        await self._read(reads.ping)
+
+    async def listen(
+        self, on_change: Callable[[Sequence[UUID]], None], on_gap: Callable[[], None]
+    ) -> None:
+        await listen(self._connector.connect, on_change, on_gap)
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        while self._idle_writers:
+            connection = self._idle_writers.pop()
+            with _cut_off_after(_GOODBYE_S, connection), contextlib.suppress(*FAILURES):
+                await connection.close()
+        if self._readers is not None:
+            try:
+                async with asyncio.timeout(self._options.statement_timeout_s):
+                    await self._readers.close()
+            except FAILURES:
+                self._readers.terminate()
+
+    async def _writer(self) -> asyncpg.Connection:
+        while self._idle_writers:
+            connection = self._idle_writers.pop()
+            if not connection.is_closed():
+                return connection
+        return await self._connector.connect()
+
+    async def _read(
+        self,
+        function: Callable[Concatenate[reads.Connection, P], Awaitable[T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        if self._closed or self._readers is None:
+            raise StoreUnavailable("the store is closed")
+        until = deadline.current()
+        if until is not None and until.expired:
+            raise DeadlineExpired("the deadline passed before the read began")
+        timeout_s = self._options.statement_timeout_s
+        if until is not None:
+            timeout_s = min(timeout_s, until.remaining_s())
+        try:
+            with self._connector.failing("could not be read"):
+                async with (
+                    asyncio.timeout(timeout_s),
+                    self._readers.acquire(timeout=timeout_s) as connection,
+                ):
+                    return await function(connection, *args, **kwargs)
+        except StoreUnavailable as error:
+            if until is not None and until.expired:
+                raise DeadlineExpired("the deadline passed during a read") from error
+            raise
+
+
+@contextlib.contextmanager
+def _cut_off_after(timeout_s: float, connection: asyncpg.Connection) -> Iterator[None]:
+    """Ends the connection when the block takes longer, and with it whatever waits for an answer.
+
+    To cancel instead would be to wait for the server to agree, which it may never do.
+    """
+    timer = asyncio.get_running_loop().call_later(timeout_s, connection.terminate)
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+async def _nothing_to_reset(_: object) -> None:
+    """A read leaves nothing behind on its connection."""

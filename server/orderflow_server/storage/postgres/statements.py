@@ -1,0 +1,119 @@
+"""The statements that write. Each is over any number of rows, which come as one array a column.
+
+What has to be locked is locked in the order of its key, in a part of the statement that is
+materialized: a join would lock in whatever order suits it.
+"""
+
+from __future__ import annotations
+
+from orderflow_server.storage.postgres.notices import CHANNEL
+from orderflow_server.storage.postgres.rows import ORDER_COLUMNS
+
+# S608 below: what is put together are constants of this package; values are parameters.
+_NOTIFY = f"(SELECT count(pg_notify('{CHANNEL}', notice)) FROM unnest({{}}::text[]) AS notice)"  # noqa: S608 - see above
+
+PLACE = f"""
+WITH new AS MATERIALIZED (
+    SELECT * FROM unnest(
+        $1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::int[], $7::text[],
+        $8::bytea[], $9::text[], $10::bigint[], $11::text[], $12::timestamptz[],
+        $13::timestamptz[], $14::timestamptz[], $15::text[]
+    ) AS new (
+        id, request_id, customer_id, currency_code, total_units, total_nanos, payment_token,
+        content_hash, state, version, decline_reason, create_time, update_time, lease_until,
+        traceparent
+    )
+), placed AS (
+    INSERT INTO orders (
+        id, request_id, customer_id, currency_code, total_units, total_nanos, payment_token,
+        content_hash, state, version, decline_reason, create_time, update_time, lease_until,
+        traceparent
+    )
+    SELECT * FROM new
+    ON CONFLICT (request_id) DO NOTHING
+    RETURNING id
+), items AS (
+    INSERT INTO order_items (order_id, position, sku, quantity, price_units, price_nanos)
+    SELECT item.* FROM unnest(
+        $16::uuid[], $17::int[], $18::text[], $19::int[], $20::bigint[], $21::int[]
+    ) AS item (order_id, position, sku, quantity, price_units, price_nanos)
+    JOIN placed ON placed.id = item.order_id
+), events AS (
+    INSERT INTO events (order_id, version, state, decline_reason, time)
+    SELECT id, version, state, decline_reason, update_time FROM new JOIN placed USING (id)
+)
+SELECT ARRAY(SELECT id FROM placed), {_NOTIFY.format("$22")}
+"""  # noqa: S608 - see above
+"""Results in the ids of those whose request id was new. The request ids come in order."""
+
+PLACED = f"""
+SELECT {ORDER_COLUMNS} FROM orders AS o WHERE o.request_id = ANY($1::uuid[])
+"""  # noqa: S608 - see above
+
+LOCK = "SELECT FROM orders WHERE id = ANY($1::uuid[]) ORDER BY id FOR NO KEY UPDATE"
+
+SAVE = f"""
+WITH new AS MATERIALIZED (
+    SELECT * FROM unnest(
+        $1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::timestamptz[], $6::timestamptz[]
+    ) AS new (id, state, version, decline_reason, update_time, lease_until)
+), locked AS MATERIALIZED (
+    SELECT id, version FROM orders WHERE id = ANY($1::uuid[]) ORDER BY id FOR NO KEY UPDATE
+), saved AS (
+    UPDATE orders AS o SET
+        state = new.state, version = new.version, decline_reason = new.decline_reason,
+        update_time = new.update_time, lease_until = new.lease_until, lease_attempts = 0,
+        parked_time = NULL
+    FROM locked JOIN new USING (id)
+    WHERE o.id = locked.id AND locked.version = new.version - 1
+    RETURNING o.id
+), events AS (
+    INSERT INTO events (order_id, version, state, decline_reason, time)
+    SELECT id, version, state, decline_reason, update_time FROM new JOIN saved USING (id)
+)
+SELECT ARRAY(SELECT (id, version) FROM locked), {_NOTIFY.format("$7")}
+"""  # noqa: S608 - see above
+"""Results in the versions that were found. Each order comes once."""
+
+DEFER = """
+UPDATE orders AS o SET lease_until = new.until
+FROM unnest($1::uuid[], $2::timestamptz[]) AS new (id, until)
+WHERE o.id = new.id AND o.lease_until IS NOT NULL
+"""
+PARK = """
+UPDATE orders AS o SET parked_time = new.now, lease_until = NULL
+FROM unnest($1::uuid[], $2::timestamptz[]) AS new (id, now)
+WHERE o.id = new.id AND o.lease_until IS NOT NULL
+"""
+PARKED = """
+parked_time IS NOT NULL AND lease_until IS NULL AND state IN ('PENDING_PAYMENT', 'REFUNDING')
+"""
+RELEASE = f"""
+UPDATE orders SET parked_time = NULL, lease_until = $2, lease_attempts = 0
+WHERE id = $1 AND {PARKED} RETURNING id
+"""  # noqa: S608 - see above
+LEASE_DUE = f"""
+WITH due AS MATERIALIZED (
+    SELECT id, lease_until FROM orders WHERE lease_until <= $1
+    ORDER BY lease_until, id LIMIT $3 FOR NO KEY UPDATE SKIP LOCKED
+), taken AS (
+    UPDATE orders AS o SET lease_until = $2, lease_attempts = o.lease_attempts + 1
+    FROM due WHERE o.id = due.id
+    RETURNING o.*, due.lease_until AS due_since
+)
+SELECT {ORDER_COLUMNS}, o.lease_attempts FROM taken AS o ORDER BY o.due_since, o.id
+"""  # noqa: S608 - see above
+TAKE_LEASE = """
+INSERT INTO leases AS l (name, holder, until) VALUES ($1, $2, $3)
+ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until
+WHERE l.holder = excluded.holder OR l.until <= $4
+RETURNING holder
+"""
+GIVE_UP_LEASE = "DELETE FROM leases WHERE name = $1 AND holder = $2"
+MARK_PUBLISHED = """
+WITH marked AS MATERIALIZED (
+    SELECT sequence FROM events WHERE sequence = ANY($1::bigint[]) AND NOT published
+    ORDER BY sequence FOR NO KEY UPDATE
+)
+UPDATE events AS e SET published = true FROM marked WHERE e.sequence = marked.sequence
+"""

@@ -1,0 +1,212 @@
+"""A batch of commands as one statement for each kind of them, in one transaction.
+
+No two batches can lock each other out, in this process or another: each first inserts, by request
+id, then locks orders, by id, then named leases, by name, then events, by sequence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+from uuid import UUID
+
+import asyncpg
+
+from orderflow_server.orders.errors import OrderNotFound, RequestIdReused, VersionConflict
+from orderflow_server.orders.order import Order
+from orderflow_server.orders.ports import LeasedOrder
+from orderflow_server.storage.commands import (
+    Command,
+    Defer,
+    GiveUpLease,
+    LeaseDue,
+    MarkPublished,
+    Park,
+    Place,
+    Release,
+    Save,
+    TakeLease,
+)
+from orderflow_server.storage.dialect import Written
+from orderflow_server.storage.postgres import statements as sql
+from orderflow_server.storage.postgres.notices import notices
+from orderflow_server.storage.postgres.rows import order_from, text
+
+C = TypeVar("C", bound=Command[Any])
+Connection = asyncpg.Connection
+
+
+async def write_batch(connection: Connection, batch: Sequence[Command[Any]]) -> Written:
+    """Writes places, then saves, then what concerns leases: set by set, in the batch's order.
+
+    At last what concerns the outbox.
+    """
+    outcomes: list[object] = [None] * len(batch)
+    changed: list[Order] = []
+    places = _of(Place, batch)
+    saves = list(_rounds(_of(Save, batch)))
+    kinds = {type(command) for command in batch}
+    # One statement is a transaction by itself, which saves two trips to the server and back.
+    alone = kinds == {Place} or (kinds == {Save} and len(saves) == 1) or len(batch) == 1
+    async with contextlib.nullcontext() if alone else connection.transaction():
+        if places:
+            await _place(connection, places, outcomes, changed)
+        if len(saves) > 1 or kinds & {Defer, Park, Release}:
+            await _lock(connection, batch)
+        for some in saves:
+            await _save(connection, some, outcomes, changed)
+        if kinds - {Place, Save}:
+            await _write_others(connection, batch, outcomes)
+    return Written(outcomes, changed)
+
+
+def _of(kind: type[C], batch: Sequence[Command[Any]]) -> list[tuple[int, C]]:
+    """The commands of a kind, each with its place in the batch."""
+    return [(index, command) for index, command in enumerate(batch) if type(command) is kind]
+
+
+def _rounds(saves: list[tuple[int, Save]]) -> Iterator[list[tuple[int, Save]]]:
+    """The saves in groups of which each has one of an order at most, one after the other."""
+    while saves:
+        first: dict[UUID, tuple[int, Save]] = {}
+        for index, command in saves:
+            first.setdefault(command.order.id, (index, command))
+        yield list(first.values())
+        taken = {index for index, _ in first.values()}
+        saves = [each for each in saves if each[0] not in taken]
+
+
+async def _place(
+    connection: Connection,
+    places: list[tuple[int, Place]],
+    outcomes: list[object],
+    changed: list[Order],
+) -> None:
+    first: dict[UUID, Place] = {}
+    for _, command in places:
+        first.setdefault(command.order.request_id, command)
+    new = [first[request_id] for request_id in sorted(first)]
+    orders = [command.order for command in new]
+    items = [
+        (order.id, position, item) for order in orders for position, item in enumerate(order.items)
+    ]
+    placed = set(
+        await connection.fetchval(
+            sql.PLACE,
+            [order.id for order in orders],
+            [order.request_id for order in orders],
+            [order.customer_id for order in orders],
+            [order.total.currency_code for order in orders],
+            [order.total.units for order in orders],
+            [order.total.nanos for order in orders],
+            [order.payment_token for order in orders],
+            [order.content_hash for order in orders],
+            [order.state.value for order in orders],
+            [order.version for order in orders],
+            [text(order.decline_reason) for order in orders],
+            [order.create_time for order in orders],
+            [order.update_time for order in orders],
+            [command.lease_until for command in new],
+            [order.traceparent for order in orders],
+            [order_id for order_id, _, _ in items],
+            [position for _, position, _ in items],
+            [item.sku for _, _, item in items],
+            [item.quantity for _, _, item in items],
+            [item.unit_price.units for _, _, item in items],
+            [item.unit_price.nanos for _, _, item in items],
+            notices(order.id for order in orders),
+        )
+    )
+    added = [order for order in orders if order.id in placed]
+    changed += added
+    stored = {order.request_id: order for order in added}
+    missing = [order.request_id for order in orders if order.id not in placed]
+    if missing:
+        # Placed before, or meanwhile: who inserts a row that another is inserting waits for that.
+        for values in await connection.fetch(sql.PLACED, missing):
+            order = order_from(values)
+            stored[order.request_id] = order
+    for index, command in places:
+        order = stored[command.order.request_id]
+        if order.content_hash == command.order.content_hash:
+            outcomes[index] = order
+        else:
+            outcomes[index] = RequestIdReused(order.request_id)
+
+
+async def _lock(connection: Connection, batch: Sequence[Command[Any]]) -> None:
+    ids = {command.order.id for command in batch if isinstance(command, Save)}
+    ids |= {command.order_id for command in batch if isinstance(command, Defer | Park | Release)}
+    if ids:
+        await connection.execute(sql.LOCK, list(ids))
+
+
+async def _save(
+    connection: Connection,
+    saves: list[tuple[int, Save]],
+    outcomes: list[object],
+    changed: list[Order],
+) -> None:
+    orders = [command.order for _, command in saves]
+    found = await connection.fetchval(
+        sql.SAVE,
+        [order.id for order in orders],
+        [order.state.value for order in orders],
+        [order.version for order in orders],
+        [text(order.decline_reason) for order in orders],
+        [order.update_time for order in orders],
+        [command.lease_until for _, command in saves],
+        notices(order.id for order in orders),
+    )
+    versions = dict(found)
+    for index, command in saves:
+        order = command.order
+        version = versions.get(order.id)
+        if version is None:
+            outcomes[index] = OrderNotFound(order.id)
+        elif order.version != version + 1:
+            outcomes[index] = VersionConflict(order.id, order.version)
+        else:
+            changed.append(order)
+
+
+async def _write_others(
+    connection: Connection, batch: Sequence[Command[Any]], outcomes: list[object]
+) -> None:
+    # Of several for one order the last counts.
+    defers = {command.order_id: command.until for _, command in _of(Defer, batch)}
+    if defers:
+        await connection.execute(sql.DEFER, list(defers), list(defers.values()))
+    # Here the first: to the others it is parked already.
+    parks = {command.order_id: command.now for _, command in reversed(_of(Park, batch))}
+    if parks:
+        await connection.execute(sql.PARK, list(parks), list(parks.values()))
+    for index, release in _of(Release, batch):
+        released = await connection.fetchval(sql.RELEASE, release.order_id, release.now)
+        outcomes[index] = released is not None
+    for index, due in _of(LeaseDue, batch):
+        taken = await connection.fetch(sql.LEASE_DUE, due.now, due.lease_until, due.limit)
+        outcomes[index] = tuple(
+            LeasedOrder(order_from(values[:-1]), values[-1]) for values in taken
+        )
+    names = {c.name for c in batch if isinstance(c, TakeLease | GiveUpLease)}
+    for name in sorted(names):
+        await _named_lease(connection, name, batch, outcomes)
+    sequences = {n for _, command in _of(MarkPublished, batch) for n in command.sequences}
+    if sequences:
+        await connection.execute(sql.MARK_PUBLISHED, list(sequences))
+
+
+async def _named_lease(
+    connection: Connection, name: str, batch: Sequence[Command[Any]], outcomes: list[object]
+) -> None:
+    for index, take in _of(TakeLease, batch):
+        if take.name == name:
+            holder = await connection.fetchval(
+                sql.TAKE_LEASE, name, take.holder, take.until, take.now
+            )
+            outcomes[index] = holder is not None
+    for _, give_up in _of(GiveUpLease, batch):
+        if give_up.name == name:
+            await connection.execute(sql.GIVE_UP_LEASE, name, give_up.holder)

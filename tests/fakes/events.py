@@ -1,0 +1,116 @@
+"""What the relay stands between: an outbox to write to, and a publisher that remembers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from fakes.orders import LEASE, NOW, new_order
+from fakes.steps import Pass, _Stepped
+from fakes.store import FakeOrderStore
+from orderflow_server.events.ports import EventPublisher, event_id
+from orderflow_server.orders.order import Order
+from orderflow_server.orders.ports import Outbox, OutboxEvent
+
+
+class FakePublisher:
+    """Implements `EventPublisher`.
+
+    Attributes:
+        arrived: The orders at the versions that were published, as often as they were.
+        under_way: How many are being published now.
+        unready: Raised by `prepare`, one per call, before it succeeds.
+        failing: Ids of events that cannot be published.
+        open: While it is not set, `publish` waits.
+    """
+
+    def __init__(self) -> None:
+        self.arrived: list[Order] = []
+        self.under_way = 0
+        self.unready: list[Exception] = []
+        self.failing: dict[str, Exception] = {}
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def prepare(self) -> None:
+        if self.unready:
+            raise self.unready.pop(0)
+
+    async def publish(self, event: OutboxEvent) -> None:
+        self.under_way += 1
+        try:
+            await self.open.wait()
+        finally:
+            self.under_way -= 1
+        if event_id(event.order) in self.failing:
+            raise self.failing[event_id(event.order)]
+        self.arrived.append(event.order)
+
+    @property
+    def ids(self) -> list[str]:
+        return [event_id(order) for order in self.arrived]
+
+
+class SteppedOutbox(_Stepped):
+    """Implements `Outbox` over another one."""
+
+    def __init__(self, outbox: Outbox, pass_: Pass) -> None:
+        super().__init__("outbox", pass_)
+        self._outbox = outbox
+
+    async def take_lease(self, name: str, *, holder: str, now: datetime, until: datetime) -> bool:
+        return await self._step(
+            "take_lease",
+            None,
+            lambda: self._outbox.take_lease(name, holder=holder, now=now, until=until),
+        )
+
+    async def give_up_lease(self, name: str, *, holder: str) -> None:
+        await self._step(
+            "give_up_lease", None, lambda: self._outbox.give_up_lease(name, holder=holder)
+        )
+
+    async def unpublished(self, *, limit: int) -> Sequence[OutboxEvent]:
+        return await self._step("unpublished", None, lambda: self._outbox.unpublished(limit=limit))
+
+    async def mark_published(self, sequences: Sequence[int]) -> None:
+        await self._step("mark_published", None, lambda: self._outbox.mark_published(sequences))
+
+
+class SteppedPublisher(_Stepped):
+    """Implements `EventPublisher` over another one."""
+
+    def __init__(self, publisher: EventPublisher, pass_: Pass) -> None:
+        super().__init__("publisher", pass_)
+        self._publisher = publisher
+
+    async def prepare(self) -> None:
+        await self._step("prepare", None, self._publisher.prepare)
+
+    async def publish(self, event: OutboxEvent) -> None:
+        await self._step("publish", event.order.id, lambda: self._publisher.publish(event))
+
+
+async def write(store: FakeOrderStore, number: int, *, versions: int = 2) -> Order:
+    """Writes an order and up to three changes of it: paid, refunding, cancelled."""
+    order = new_order(number)
+    await store.place(order, lease_until=LEASE)
+    for change in (Order.paid, Order.refunding, Order.cancelled)[: versions - 1]:
+        order = change(order, NOW + timedelta(seconds=order.version))
+        await store.save(order, lease_until=LEASE if order.state.awaits_gateway else None)
+    return order
+
+
+def first_arrivals(orders: Sequence[Order]) -> list[str]:
+    """The ids of events as a consumer sees them that drops what it has seen."""
+    return list(dict.fromkeys(event_id(order) for order in orders))
+
+
+def assert_each_once_and_in_order(seen: Sequence[str], expected: Sequence[Order]) -> None:
+    """Every version of the orders is there once, those of one order in order."""
+    versions: dict[str, list[int]] = {}
+    for identity in seen:
+        order_id, version = identity.split("/")
+        versions.setdefault(order_id, []).append(int(version))
+    assert versions == {str(order.id): list(range(1, order.version + 1)) for order in expected}

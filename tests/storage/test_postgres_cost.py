@@ -1,0 +1,155 @@
+"""What the statements cost: one trip for a batch, and the same however many orders there are."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+
+from fakes.orders import LEASE, NOW, new_order
+from orderflow_server.orders.order import OrderQuery, OrderState
+from orderflow_server.storage.address import DatabaseAddress
+from orderflow_server.storage.commands import Command, Defer, LeaseDue, Place, Save
+from orderflow_server.storage.postgres import PostgresOptions, reads, statements
+from orderflow_server.storage.postgres.connecting import Connector
+from orderflow_server.storage.postgres.writes import write_batch
+
+MIDDLE = NOW + timedelta(days=1)
+"""When the orders of Ada are created and paid; those of Bob before and after wait for it."""
+WINDOW = OrderQuery(
+    limit=10,
+    created_after=MIDDLE + timedelta(seconds=3),
+    created_before=MIDDLE + timedelta(seconds=8),
+)
+STATEMENTS = {
+    name: text.strip()
+    for name, text in [*vars(statements).items(), *vars(reads).items()]
+    if isinstance(text, str)
+    and text.strip().startswith(("SELECT", "WITH", "INSERT", "UPDATE", "DELETE"))
+}
+
+
+@pytest.fixture
+async def own(url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection set up as the store's are."""
+    connector = Connector(DatabaseAddress.parse(url), PostgresOptions())
+    connection = await connector.connect()
+    yield connection
+    await connection.close()
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for part in plan.get("Plans", ()):
+        yield from nodes(part)
+
+
+def scans(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    """Where a plan reads a table."""
+    return [node for node in nodes(plan) if "Relation Name" in node and "Scan" in node["Node Type"]]
+
+
+async def page_plan(connection: asyncpg.Connection, query: OrderQuery) -> dict[str, Any]:
+    sql, parameters = reads.page_sql(query)
+    explained = await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", *parameters)
+    plan: dict[str, Any] = json.loads(explained)[0]["Plan"]
+    return plan
+
+
+def rows_read(plan: dict[str, Any]) -> Any:
+    """How many rows of the orders a plan looked at."""
+    return sum(
+        (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
+        for node in scans(plan)
+        if node["Relation Name"] == "orders"
+    )
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+async def test_no_statement_reads_a_table_from_end_to_end(
+    own: asyncpg.Connection, name: str
+) -> None:
+    count = len((await own.prepare(STATEMENTS[name])).get_parameters())
+    await own.execute(f"PREPARE this AS {STATEMENTS[name]}")
+    values = f"({', '.join(['NULL'] * count)})" if count else ""
+    explained = await own.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE this {values}")
+    for node in scans(json.loads(explained)[0]["Plan"]):
+        assert node["Node Type"] in {"Index Scan", "Index Only Scan"}, node
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        pytest.param(OrderQuery(limit=10), id="all"),
+        pytest.param(OrderQuery(limit=10, customer_id="ada"), id="customer"),
+        pytest.param(OrderQuery(limit=10, states=[OrderState.PAID]), id="state"),
+        pytest.param(OrderQuery(limit=10, states=list(OrderState)), id="states"),
+        pytest.param(OrderQuery(limit=10, states=[OrderState.CANCELLED]), id="no such state"),
+        pytest.param(OrderQuery(limit=10, customer_id="cyd"), id="no such customer"),
+        pytest.param(
+            OrderQuery(limit=10, customer_id="ada", states=[OrderState.PAID]),
+            id="customer and state",
+        ),
+        pytest.param(WINDOW, id="times"),
+        pytest.param(dataclasses.replace(WINDOW, states=list(OrderState)), id="times and states"),
+    ],
+)
+async def test_a_page_reads_no_more_rows_wherever_it_is_and_however_many_orders_there_are(
+    own: asyncpg.Connection, query: OrderQuery
+) -> None:
+    async def place_around(count: int) -> None:
+        """Places so many of Bob's both before and after Ada's."""
+        for first, begin in ((0, NOW), (100_000, MIDDLE + timedelta(days=1))):
+            numbers = range(first, first + count)
+            await write_batch(
+                own,
+                [
+                    Place(new_order(n, customer_id="bob", now=begin + timedelta(seconds=n)), LEASE)
+                    for n in numbers
+                ],
+            )
+
+    adas = [new_order(50_000 + n, now=MIDDLE + timedelta(seconds=n)) for n in range(20)]
+    await write_batch(own, [Place(order, LEASE) for order in adas])
+    await write_batch(own, [Save(order.paid(MIDDLE), None) for order in adas])
+    await place_around(800)
+    await own.execute("ANALYZE")
+    for before in (None, adas[15].id, adas[12].id):
+        plan = await page_plan(own, dataclasses.replace(query, before=before))
+        walks = max(1, len(query.states) if query.customer_id is None else 1)
+        assert rows_read(plan) <= walks * query.limit
+
+
+async def test_a_batch_takes_a_handful_of_trips_however_large(own: asyncpg.Connection) -> None:
+    # Once for each connection, asyncpg asks what the types are.
+    for command in (Place(new_order(1000), LEASE), Save(new_order(1000).paid(NOW), None)):
+        await write_batch(own, [command])
+    await write_batch(own, [LeaseDue(NOW, LEASE, 1)])
+    await write_batch(own, [Place(new_order(1001, request=1000), LEASE)])
+    statements: list[str] = []
+    own.add_query_logger(lambda query: statements.append(query.query))
+    orders = [new_order(number) for number in range(255)]
+
+    async def trips(batch: list[Command[Any]]) -> int:
+        statements.clear()
+        await write_batch(own, batch)
+        await asyncio.sleep(0)  # the logger is called by the event loop
+        return len(statements)
+
+    assert await trips([Place(order, NOW) for order in orders]) == 1
+    saves: list[Command[Any]] = [Save(order.paid(NOW), None) for order in orders[:100]]
+    assert await trips(saves) == 1
+    assert await trips([Place(order, NOW) for order in orders]) == 2, "replays are read"
+    mixed: list[Command[Any]] = [Place(new_order(n), NOW) for n in range(300, 400)]
+    mixed += [Save(order.paid(NOW), None) for order in orders[100:]]
+    assert await trips(mixed) == 4
+    mixed = [Defer(order.id, LEASE) for order in orders]
+    mixed += [LeaseDue(NOW, LEASE, 100)]
+    assert await trips(mixed) <= 6
+    assert await trips([LeaseDue(NOW, LEASE, 100)]) == 1

@@ -1,0 +1,518 @@
+"""The relay: every event is published, in order per order, by one relay at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import pytest
+from structlog.testing import capture_logs
+
+from fakes.clock import FakeClock
+from fakes.events import (
+    FakePublisher,
+    SteppedOutbox,
+    SteppedPublisher,
+    assert_each_once_and_in_order,
+    first_arrivals,
+    write,
+)
+from fakes.naps import Naps
+from fakes.orders import order_id
+from fakes.process import tasks_left
+from fakes.steps import Point
+from fakes.store import FakeOrderStore
+from harness import until
+from orderflow_server.events.ports import (
+    EventNotPublished,
+    EventPublished,
+    EventPublisher,
+    LeadChanged,
+    PublishFailed,
+    RelayEvent,
+    event_id,
+)
+from orderflow_server.events.relay import LEASE, OutboxRelay, RelayOptions
+from orderflow_server.orders.errors import StoreUnavailable
+from orderflow_server.orders.ports import Outbox
+
+OPTIONS = RelayOptions(batch=100, poll_interval_s=0.5, lease_s=6.0)
+GATHER_S = 0.02
+
+
+async def yield_only(delay_s: float) -> None:
+    await asyncio.sleep(0)
+
+
+class World:
+    """What relays share, and what they told."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.store = FakeOrderStore()
+        self.publisher = FakePublisher()
+        self.told: list[RelayEvent] = []
+
+    def relay(
+        self,
+        holder: str = "one",
+        *,
+        sleep: Callable[[float], Awaitable[None]] = yield_only,
+        options: RelayOptions = OPTIONS,
+        outbox: Outbox | None = None,
+        publisher: EventPublisher | None = None,
+    ) -> OutboxRelay:
+        return OutboxRelay(
+            outbox=outbox or self.store,
+            publisher=publisher or self.publisher,
+            holder=holder,
+            now=self.clock,
+            options=options,
+            listener=self.told.append,
+            sleep=sleep,
+            random=lambda: 0.5,
+        )
+
+    async def all_marked(self) -> bool:
+        return not await self.store.unpublished(limit=1)
+
+
+@asynccontextmanager
+async def running(relay: OutboxRelay) -> AsyncIterator[asyncio.Task[None]]:
+    task = asyncio.create_task(relay.run())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def test_each_event_is_published_once_in_order_and_marked() -> None:
+    world, naps = World(), Naps()
+    orders = [await write(world.store, number, versions=number % 4 + 1) for number in range(1, 30)]
+    async with running(world.relay(sleep=naps)):
+        await naps.fallen_asleep()
+
+    assert_each_once_and_in_order(world.publisher.ids, orders)
+    assert await world.all_marked()
+    published = [event.event.order for event in world.told if isinstance(event, EventPublished)]
+    assert published == world.publisher.arrived
+    assert world.told[0] == LeadChanged(leads=True)
+
+
+async def test_an_event_waits_for_the_one_before_it_and_for_no_other_orders() -> None:
+    world, naps = World(), Naps()
+    orders = [await write(world.store, number) for number in range(1, 11)]
+    world.publisher.open.clear()
+    async with running(world.relay(sleep=naps)):
+        await until(lambda: world.publisher.under_way)
+        assert world.publisher.under_way == len(orders)
+
+        world.publisher.open.set()
+        await naps.fallen_asleep()
+    assert_each_once_and_in_order(world.publisher.ids, orders)
+
+
+async def test_full_batches_follow_each_other_without_a_rest() -> None:
+    world, naps = World(), Naps()
+    orders = [await write(world.store, number) for number in range(1, 11)]
+    async with running(world.relay(sleep=naps, options=RelayOptions(batch=5))):
+        await naps.fallen_asleep()
+        assert naps.delays == [0.5]
+    assert_each_once_and_in_order(world.publisher.ids, orders)
+
+
+async def test_after_a_batch_that_was_not_full_events_gather() -> None:
+    world, naps = World(), Naps()
+    await write(world.store, 1)
+    async with running(world.relay(sleep=naps)) as _:
+        await naps.fallen_asleep()
+        await naps.next()
+        assert naps.delays == [GATHER_S, OPTIONS.poll_interval_s]
+
+
+async def test_a_failing_event_holds_up_its_own_order_only() -> None:
+    world, naps = World(), Naps()
+    stuck, other = await write(world.store, 1, versions=3), await write(world.store, 2)
+    first, second = f"{stuck.id}/1", f"{stuck.id}/2"
+    world.publisher.failing[second] = ValueError("this one cannot be encoded")
+    with capture_logs() as logs:
+        async with running(world.relay(sleep=naps)):
+            await naps.fallen_asleep()
+            assert set(world.publisher.ids) == {first, f"{other.id}/1", f"{other.id}/2"}
+            assert isinstance(world.told[-1], EventPublished)
+            assert [e.cause for e in world.told if isinstance(e, EventNotPublished)] == [
+                world.publisher.failing[second]
+            ]
+
+            later = await write(world.store, 3)
+            await naps.next()
+            assert world.publisher.ids[3:] == [f"{later.id}/1", f"{later.id}/2"]
+
+            world.publisher.failing.clear()
+            await naps.next()
+    assert_each_once_and_in_order(world.publisher.ids, [stuck, other, later])
+    assert [line["log_level"] for line in logs] == ["warning", "info"]
+
+
+async def test_while_it_cannot_publish_it_tries_ever_less_often_and_says_so_once() -> None:
+    world, naps = World(), Naps()
+    order = await write(world.store, 1)
+    world.publisher.unready = [PublishFailed("no NATS") for _ in range(8)]
+    with capture_logs() as logs:
+        async with running(world.relay(sleep=naps)) as _:
+            for _ in range(8):
+                await naps.next()
+            assert naps.delays == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, GATHER_S]
+    assert_each_once_and_in_order(world.publisher.ids, [order])
+    assert [line["log_level"] for line in logs] == ["warning", "info"]
+    assert logs[1]["failures"] == 8
+
+
+async def test_a_wake_does_not_hurry_what_fails() -> None:
+    world, naps = World(), Naps()
+    world.publisher.unready = [PublishFailed("no NATS") for _ in range(8)]
+    relay = world.relay(sleep=naps)
+    async with running(relay):
+        await naps.fallen_asleep()
+        for _ in range(20):
+            relay.wake()
+            await asyncio.sleep(0)
+        assert len(world.publisher.unready) == 7
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("down"), ValueError("a defect")])
+@pytest.mark.parametrize("method", ["take_lease", "unpublished", "mark_published"])
+async def test_no_failure_of_the_outbox_ends_it(method: str, error: Exception) -> None:
+    world, naps = World(), Naps()
+    order = await write(world.store, 1)
+    failures = [error]
+
+    async def fail_once(point: Point) -> None:
+        if point.method == method and failures:
+            raise failures.pop()
+
+    outbox = SteppedOutbox(world.store, fail_once)
+    async with running(world.relay(sleep=naps, outbox=outbox)):
+        await naps.fallen_asleep()
+        await naps.next()
+    assert_each_once_and_in_order(first_arrivals(world.publisher.arrived), [order])
+    assert await world.all_marked()
+
+
+async def test_a_wake_ends_the_rest_of_the_leader() -> None:
+    world, naps = World(), Naps()
+    relay = world.relay(sleep=naps)
+    async with running(relay):
+        await naps.fallen_asleep()
+        order = await write(world.store, 1)
+        relay.wake()
+        await until(lambda: len(world.publisher.ids) == order.version)
+
+
+async def test_a_wake_ends_one_rest_and_not_the_next() -> None:
+    world, naps = World(), Naps()
+    relay = world.relay(sleep=naps)
+    async with running(relay):
+        await naps.fallen_asleep()
+        relay.wake()
+        for _ in range(50):
+            await asyncio.sleep(0)
+    assert naps.delays == [OPTIONS.poll_interval_s] * 2
+
+
+async def test_a_wake_while_the_outbox_is_read_is_not_missed() -> None:
+    world, naps = World(), Naps()
+    relay: OutboxRelay
+
+    async def write_then_wake(point: Point) -> None:
+        # The event is written when the outbox has been read, but nobody knows that yet.
+        if point.method == "unpublished" and point.done and not orders:
+            orders.append(await write(world.store, 1))
+            relay.wake()
+
+    orders: list[object] = []
+    relay = world.relay(sleep=naps, outbox=SteppedOutbox(world.store, write_then_wake))
+    async with running(relay):
+        await until(lambda: len(world.publisher.ids) == 2)
+
+
+async def test_of_two_relays_one_publishes_and_a_wake_is_no_reason_for_the_other_to_ask() -> None:
+    world, leader_naps, naps = World(), Naps(), Naps()
+    asked: list[Point] = []
+
+    async def remember(point: Point) -> None:
+        if not point.done:
+            asked.append(point)
+
+    other = world.relay("two", sleep=naps, outbox=SteppedOutbox(world.store, remember))
+    async with running(world.relay("one", sleep=leader_naps)):
+        await leader_naps.fallen_asleep()
+        async with running(other):
+            await naps.fallen_asleep()
+            await write(world.store, 1)
+            for _ in range(20):
+                other.wake()
+                await asyncio.sleep(0)
+            assert [point.method for point in asked] == ["take_lease"]
+            assert naps.delays == [OPTIONS.lease_s / 2]
+    assert world.publisher.ids == []
+
+
+async def test_the_lease_of_a_dead_relay_ends_and_another_takes_over() -> None:
+    world, naps = World(), Naps()
+    dead = world.relay("dead", sleep=Naps())
+    async with running(dead):
+        await until(lambda: world.told == [LeadChanged(leads=True)])
+    async with running(world.relay("alive", sleep=naps)):
+        order = await write(world.store, 1)
+        await naps.fallen_asleep()
+        world.clock.advance(timedelta(seconds=OPTIONS.lease_s - 0.001))
+        await naps.next()
+        assert world.publisher.ids == []
+
+        world.clock.advance(timedelta(seconds=0.001))
+        await naps.next()
+    assert_each_once_and_in_order(world.publisher.ids, [order])
+
+
+async def test_a_leader_renews_its_lease_when_half_of_it_has_passed() -> None:
+    world, naps = World(), Naps()
+    taken: list[Point] = []
+
+    async def remember(point: Point) -> None:
+        if point.method == "take_lease" and point.done:
+            taken.append(point)
+
+    async with running(world.relay(sleep=naps, outbox=SteppedOutbox(world.store, remember))):
+        await naps.fallen_asleep()
+        world.clock.advance(timedelta(seconds=OPTIONS.lease_s / 2))
+        await naps.next()
+        assert len(taken) == 1
+        world.clock.advance(timedelta(seconds=0.001))
+        await naps.next()
+        assert len(taken) == 2
+    assert not await world.store.take_lease(
+        LEASE, holder="other", now=world.clock(), until=world.clock()
+    )
+
+
+async def test_a_leader_that_has_lost_its_lease_publishes_no_more() -> None:
+    world, naps = World(), Naps()
+    async with running(world.relay(sleep=naps)):
+        await naps.fallen_asleep()
+        later = world.clock() + timedelta(hours=1)
+        world.clock.advance(timedelta(seconds=OPTIONS.lease_s))
+        assert await world.store.take_lease(LEASE, holder="other", now=world.clock(), until=later)
+        await write(world.store, 1)
+        await naps.next()
+    assert world.publisher.ids == []
+    assert world.told == [LeadChanged(leads=True), LeadChanged(leads=False)]
+
+
+async def test_who_has_no_way_to_publish_lets_another_try() -> None:
+    world, naps = World(), Naps()
+    order = await write(world.store, 1)
+    cut_off = FakePublisher()
+    cut_off.unready = [PublishFailed("no way to NATS")]
+    async with running(world.relay("cut off", sleep=naps, publisher=cut_off)):
+        await naps.fallen_asleep()
+        others = Naps()
+        async with running(world.relay("other", sleep=others)):
+            await others.fallen_asleep()
+    assert_each_once_and_in_order(world.publisher.ids, [order])
+
+
+async def test_what_is_not_acknowledged_within_the_lease_is_left_to_who_has_the_next() -> None:
+    world, naps = World(), Naps()
+    order = await write(world.store, 1)
+    world.publisher.open.clear()
+    options = RelayOptions(lease_s=0.05)
+    with capture_logs() as logs:
+        async with running(world.relay(sleep=naps, options=options)):
+            await naps.fallen_asleep()
+            assert world.publisher.under_way == 0
+            assert naps.delays == [0.1]
+
+            world.publisher.open.set()
+            await naps.next()
+    assert_each_once_and_in_order(world.publisher.ids, [order])
+    assert isinstance(logs[0]["exc_info"].__cause__, TimeoutError)
+
+
+async def test_stop_finishes_what_is_under_way_and_gives_up_the_lease() -> None:
+    world, naps = World(), Naps()
+    order = await write(world.store, 1)
+    world.publisher.open.clear()
+    relay = world.relay(sleep=naps)
+    async with running(relay) as task:
+        await until(lambda: world.publisher.under_way)
+        stopping = asyncio.create_task(relay.stop(timeout_s=5))
+        await asyncio.sleep(0)
+        assert not stopping.done()
+        world.publisher.open.set()
+        await stopping
+        await task
+
+    assert_each_once_and_in_order(world.publisher.ids, [order])
+    assert await world.all_marked()
+    now = world.clock()
+    assert await world.store.take_lease(LEASE, holder="other", now=now, until=now)
+
+
+@pytest.mark.parametrize("trouble", ["none", "publisher", "another leads"])
+async def test_stop_ends_every_rest_at_once(trouble: str) -> None:
+    world, naps = World(), Naps()
+    now = world.clock()
+    if trouble == "publisher":
+        world.publisher.unready = [PublishFailed("no NATS")]
+    if trouble == "another leads":
+        await world.store.take_lease(LEASE, holder="o", now=now, until=now + timedelta(hours=1))
+    relay = world.relay(sleep=naps)
+    async with running(relay) as task:
+        await naps.fallen_asleep()
+        await relay.stop(timeout_s=5)
+        await task
+
+
+async def test_stop_does_not_wait_for_ever() -> None:
+    world = World()
+    await write(world.store, 1)
+    world.publisher.open.clear()
+    relay = world.relay()
+    with capture_logs() as logs:
+        async with running(relay):
+            await until(lambda: world.publisher.under_way)
+            await relay.stop(timeout_s=0.01)
+    assert [line["log_level"] for line in logs] == ["warning"]
+
+
+async def test_a_lease_that_cannot_be_given_up_at_the_end_is_only_logged() -> None:
+    world, naps = World(), Naps()
+
+    async def fail(point: Point) -> None:
+        if point.method == "give_up_lease":
+            raise StoreUnavailable("down")
+
+    relay = world.relay(sleep=naps, outbox=SteppedOutbox(world.store, fail))
+    with capture_logs() as logs:
+        async with running(relay) as task:
+            await naps.fallen_asleep()
+            await relay.stop(timeout_s=5)
+            await task
+    assert [line["log_level"] for line in logs] == ["warning"]
+
+
+async def test_stop_without_run_returns_at_once() -> None:
+    await World().relay().stop(timeout_s=5)
+
+
+async def test_cancelled_it_leaves_no_task_behind() -> None:
+    world = World()
+    await write(world.store, 1)
+    world.publisher.open.clear()
+    async with running(world.relay()) as task:
+        await until(lambda: world.publisher.under_way)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert world.publisher.under_way == 0
+        assert tasks_left() == set()
+
+
+async def test_cancelled_it_waits_until_no_publication_is_under_way() -> None:
+    world = World()
+    await write(world.store, 1)
+    ended: list[Point] = []
+
+    async def end_slowly(point: Point) -> None:
+        if point.method == "publish":
+            try:
+                await asyncio.Event().wait()
+            finally:
+                for _ in range(5):
+                    await asyncio.sleep(0)
+                ended.append(point)
+
+    publisher = SteppedPublisher(world.publisher, end_slowly)
+    async with running(world.relay(publisher=publisher)) as task:
+        await until(lambda: len(asyncio.all_tasks()) == 3)
+        task.cancel()
+        await asyncio.wait([task])
+        assert len(ended) == 1
+
+
+async def dies_at(death: int) -> int:
+    """A relay dies at the point with that number, from 0, and another goes on.
+
+    Returns how many points the first one passed.
+    """
+    world = World()
+    orders = [await write(world.store, number, versions=3) for number in (1, 2)]
+    points: list[Point] = []
+    dead, naps = asyncio.Event(), Naps()
+
+    async def die_in_turn(point: Point) -> None:
+        points.append(point)
+        if len(points) > death:
+            dead.set()
+            await asyncio.Event().wait()
+
+    dying = world.relay(
+        "dying",
+        sleep=naps,
+        outbox=SteppedOutbox(world.store, die_in_turn),
+        publisher=SteppedPublisher(world.publisher, die_in_turn),
+    )
+    async with running(dying):
+        await until(lambda: dead.is_set() or naps.delays)
+    world.clock.advance(timedelta(seconds=OPTIONS.lease_s))
+    others = Naps()
+    async with running(world.relay("next", sleep=others)):
+        await others.fallen_asleep()
+    assert_each_once_and_in_order(first_arrivals(world.publisher.arrived), orders)
+    assert await world.all_marked()
+    assert tasks_left() == set()
+    return len(points)
+
+
+async def test_wherever_a_relay_dies_its_successor_publishes_the_rest() -> None:
+    """Every call has two points: before it is done, and when it is done and nobody knows yet."""
+    death = 0
+    while await dies_at(death) > death:
+        death += 1
+    # take_lease, prepare, unpublished, mark_published, and publish for each of 6 events.
+    assert death == 2 * (4 + 6)
+
+
+async def test_a_relay_that_slept_through_its_lease_does_no_harm() -> None:
+    """Two publish at once, and first arrivals are in order all the same."""
+    world = World()
+    orders = [await write(world.store, number, versions=4) for number in range(1, 6)]
+    slow, fast = FakePublisher(), FakePublisher()
+    slow.arrived = fast.arrived = world.publisher.arrived
+    slow.open.clear()
+    async with running(world.relay("slow", publisher=slow)):
+        await until(lambda: slow.under_way)
+        world.clock.advance(timedelta(seconds=OPTIONS.lease_s))
+        naps = Naps()
+        async with running(world.relay("fast", publisher=fast, sleep=naps)):
+            slow.open.set()
+            await naps.fallen_asleep()
+        await until(lambda: len(slow.arrived) > sum(order.version for order in orders))
+    assert_each_once_and_in_order(first_arrivals(world.publisher.arrived), orders)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("batch", 0), ("poll_interval_s", 0.0), ("lease_s", -1.0)]
+)
+def test_an_option_out_of_its_range_is_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=name):
+        RelayOptions(**{name: value})  # type: ignore[arg-type]  # one field by its name
+
+
+async def test_an_event_is_named_by_order_and_version() -> None:
+    order = await write(FakeOrderStore(), 1, versions=2)
+    assert event_id(order) == f"{order_id(1)}/2"
