@@ -207,12 +207,17 @@ class Limiter:
         Raises:
             Overloaded: When there is none, and none to wait for it; or after a wait.
         """
-        # Then nobody waits: each release has handed on what places there were.
-        if self._in_flight < self._limit.current:
-            return self._admit()
+        permit = self.acquire_at_once()
+        if permit is not None:
+            return permit
         if self._waiting >= self._options.max_waiting and not self._displace(criticality):
             raise self._shed(criticality, ShedReason.QUEUE_FULL)
         return await self._wait(criticality)
+
+    def acquire_at_once(self) -> LimiterPermit | None:
+        """A place; None when there is none without waiting."""
+        # Where there is one nobody waits: each release has handed on what places there were.
+        return self._admit() if self._in_flight < self._limit.current else None
 
     def observe_lag(self, lag_s: float) -> None:
         """The event loop ran something this much later than it should have."""

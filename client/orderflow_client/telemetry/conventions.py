@@ -15,8 +15,6 @@ RPC_METHOD = "rpc.method"
 RPC_STATUS_CODE = "rpc.grpc.status_code"
 """The status as a number; on every span of a call, OK included."""
 CLIENT_ADDRESS = "client.address"
-CLIENT_PORT = "client.port"
-USER_AGENT = "user_agent.original"
 ERROR_TYPE = "error.type"
 
 REASON = "orderflow.reason"

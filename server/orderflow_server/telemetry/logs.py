@@ -7,9 +7,10 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Literal, TextIO
+from functools import partial
+from typing import Any, Literal, TextIO, cast
 
 import orjson
 import structlog
@@ -39,7 +40,7 @@ def configure_logs(
     lines = Lines(sys.stdout)
     atexit.register(lines.flush)
     structlog.configure(
-        processors=processors(console=console, otlp=otlp),
+        processors=_making_lines_later(processors(console=console, otlp=otlp)),
         wrapper_class=structlog.make_filtering_bound_logger(least),
         logger_factory=lambda *_: lines,
         cache_logger_on_first_use=True,
@@ -57,11 +58,28 @@ def processors(*, console: bool, otlp: Processor | None = None) -> Sequence[Proc
     ]
 
 
+def _making_lines_later(processors: Sequence[Processor]) -> Sequence[Processor]:
+    """The same, with the last step left to when the line is written.
+
+    Values are to stay as they are until then, which is some milliseconds later.
+    """
+    *before, render = processors
+
+    def leave_to_the_end(
+        logger: WrappedLogger, method: str, event: EventDict
+    ) -> tuple[tuple[Callable[[], str]], dict[str, Any]]:
+        event["timestamp"] = datetime.now(UTC)
+        # Whatever renders makes a text; structlog's type allows for more.
+        return (cast("Callable[[], str]", partial(render, logger, method, event)),), {}
+
+    return [*before, leave_to_the_end]
+
+
 def _finish(*, console: bool, otlp: Processor | None) -> Sequence[Processor]:
     """The last steps, which the lines of the libraries take as well."""
     if console:
         aside = [] if otlp is None else [_with_a_copy(otlp)]
-        return [*aside, redact, structlog.processors.TimeStamper(fmt="iso", utc=True), _CONSOLE]
+        return [*aside, redact, _console_line]
     if otlp is not None:
         return [_STRUCTURED_EXCEPTIONS, redact, otlp, _json_line]
     return [_STRUCTURED_EXCEPTIONS, _redacted_json_line]
@@ -104,15 +122,22 @@ def _redacted_json_line(logger: WrappedLogger, method: str, event: EventDict) ->
 
 
 def _json_line(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
-    now = datetime.now(UTC)
+    event.setdefault("timestamp", datetime.now(UTC))
     try:
-        return orjson.dumps(
-            {**event, "timestamp": now}, default=_plain, option=_JSON_OPTIONS
-        ).decode()
+        return orjson.dumps(event, default=_plain, option=_JSON_OPTIONS).decode()
     except orjson.JSONEncodeError:
         # Not UTF-8, such as the name of a file, or an integer of more than 64 bits: a line is
         # never what a call fails of.
-        return json.dumps({**event, "timestamp": now.isoformat()}, default=_plain, skipkeys=True)
+        return json.dumps(_with_its_time_as_text(event), default=_plain, skipkeys=True)
+
+
+def _console_line(logger: WrappedLogger, method: str, event: EventDict) -> str:
+    event.setdefault("timestamp", datetime.now(UTC))
+    return str(_CONSOLE(logger, method, _with_its_time_as_text(event)))
+
+
+def _with_its_time_as_text(event: EventDict) -> EventDict:
+    return {**event, "timestamp": event["timestamp"].isoformat().replace("+00:00", "Z")}
 
 
 def _plain(value: object) -> object:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import UUID
 
@@ -24,7 +24,7 @@ from orderflow_server.storage.postgres.listening import listen
 from orderflow_server.storage.postgres.writes import write_batch
 
 _GOODBYE_S = 1.0
-"""How long the server may take to say goodbye."""
+"""How long the server may take to agree to the end of a connection or a statement."""
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -140,10 +140,7 @@ class PostgresDialect:
             timeout_s = min(timeout_s, until.remaining_s())
         try:
             with self._connector.failing("could not be read"):
-                async with (
-                    asyncio.timeout(timeout_s),
-                    self._readers.acquire(timeout=timeout_s) as connection,
-                ):
+                async with asyncio.timeout(timeout_s), _borrowed(self._readers) as connection:
                     return await function(connection, *args, **kwargs)
         except StoreUnavailable as error:
             if until is not None and until.expired:
@@ -162,6 +159,19 @@ def _cut_off_after(timeout_s: float, connection: asyncpg.Connection) -> Iterator
         yield
     finally:
         timer.cancel()
+
+
+@contextlib.asynccontextmanager
+async def _borrowed(pool: asyncpg.Pool) -> AsyncIterator[reads.Connection]:
+    """A connection of the pool, which gets it back, or makes another when it is in doubt."""
+    connection = await pool.acquire()
+    try:
+        yield connection
+    finally:
+        # A statement that was cancelled is awaited there: when the request to cancel it came before
+        # the statement, it runs on. Then the connection is ended, and how is nobody's concern.
+        with contextlib.suppress(*FAILURES):
+            await pool.release(connection, timeout=_GOODBYE_S)
 
 
 async def _nothing_to_reset(_: object) -> None:
