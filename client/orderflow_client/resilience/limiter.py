@@ -69,7 +69,7 @@ class QueueOptions:
 
     max_waiting: int = 64
     max_wait_s: float = 0.1
-    overload_wait_s: float = 0.002
+    overload_wait_s: float = 0.001
     calm_s: float = 1.0
     min_retry_after_s: float = 0.05
     max_retry_after_s: float = 5.0

@@ -111,8 +111,15 @@ class ServerChain(grpc.aio.ServerInterceptor):
             self._calls.add(task)
             try:
                 return await self._around(call, partial(operate, request, call))
+            except grpc.aio.AbortError as error:
+                # gRPC's call keeps it, and it keeps the frames that it passed, which know the call:
+                # of each refusal a hundred objects would be left to the garbage collector.
+                error.__traceback__ = error.__context__ = None
+                raise
             finally:
                 self._calls.discard(task)
+                call.error = None
+                del call, context, request
 
         return rebuilt(
             handler,
