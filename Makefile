@@ -68,6 +68,7 @@ bench: $(VENV)/.dev ## Measure the store, overload, hedging and telemetry, each 
 	python bench/store.py
 	python bench/overload.py
 	python bench/hedging.py
+	python bench/postgres.py
 	python bench/overhead.py
 
 .PHONY: clean
