@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
 LOCKED := pyproject.toml client/pyproject.toml server/pyproject.toml uv.lock
 
-export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PATH := $(CURDIR)/$(BIN):$(CURDIR)/.cache/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 export UV_PROJECT_ENVIRONMENT := $(CURDIR)/$(VENV)
 
@@ -56,8 +56,9 @@ dashboards: $(VENV)/.dev ## Write Grafana's dashboards from tools/boards
 .PHONY: e2e
 e2e: $(VENV)/.dev ## End-to-end tests: real processes, the demo, grpcurl where Go is present
 	tools/grpcurl.sh
+	tools/prometheus.sh
 	tools/collector.sh
-	PATH="$(CURDIR)/.cache/bin:$$PATH" pytest -m e2e tests/e2e
+	pytest -m e2e tests/e2e
 
 .PHONY: chaos
 chaos: $(VENV)/.dev ## 20 000 orders over three replicas while everything around them fails (minutes)
