@@ -45,13 +45,14 @@ def make_limiter(
     *,
     max_waiting: int = 10,
     max_wait_s: float = 1.0,
+    calm_s: float = 0.0,
     listeners: tuple[Listener, ...] = (),
     random: Callable[[], float] = no_jitter,
 ) -> Limiter:
     return Limiter(
         FixedLimit(limit) if isinstance(limit, int) else limit,
         name="orders",
-        queue=QueueOptions(max_waiting=max_waiting, max_wait_s=max_wait_s),
+        queue=QueueOptions(max_waiting=max_waiting, max_wait_s=max_wait_s, calm_s=calm_s),
         listeners=listeners,
         random=random,
         clock=now_s,
@@ -212,9 +213,9 @@ class TestShedding:
             assert limiter.waiting == 0
 
     @in_virtual_time
-    async def test_while_calls_are_refused_nobody_waits_long(self) -> None:
+    async def test_while_calls_are_refused_nobody_begins_to_wait(self) -> None:
         """A queue that stands is no burst: who is refused learns it at once."""
-        limiter = make_limiter(1, max_wait_s=0.2)
+        limiter = make_limiter(1, max_wait_s=0.2, calm_s=1.0)
 
         async def waited_s() -> float:
             began_s = now_s()
@@ -224,11 +225,30 @@ class TestShedding:
 
         with await limiter.acquire():
             assert await waited_s() == pytest.approx(0.2)
-            assert await waited_s() == pytest.approx(0.001)
+            assert await waited_s() == 0
             await asyncio.sleep(0.9)
-            assert await waited_s() == pytest.approx(0.001)
+            assert await waited_s() == 0
             await asyncio.sleep(1.1)  # nobody was refused meanwhile
             assert await waited_s() == pytest.approx(0.2)
+
+    @in_virtual_time
+    async def test_while_calls_are_refused_the_last_places_are_for_critical_ones(self) -> None:
+        limiter = make_limiter(10, max_waiting=0, calm_s=1.0)
+        permits = [await limiter.acquire() for _ in range(10)]
+        with pytest.raises(Overloaded):
+            await limiter.acquire(CRITICAL)
+        permits.pop().release()
+        for criticality in (SHEDDABLE, DEFAULT):
+            with pytest.raises(Overloaded):
+                await limiter.acquire(criticality)
+        permits.append(await limiter.acquire(CRITICAL))
+        permits.pop().release()
+        permits.pop().release()
+        permits.append(await limiter.acquire(SHEDDABLE))
+        await asyncio.sleep(1.1)  # it is calm again
+        permits.append(await limiter.acquire(SHEDDABLE))
+        for permit in permits:
+            permit.release()
 
     @in_virtual_time
     async def test_without_a_queue_nobody_waits(self) -> None:
@@ -463,8 +483,6 @@ class TestCancellation:
     [
         ({"max_waiting": -1}, "max_waiting"),
         ({"max_wait_s": 0}, "max_wait_s"),
-        ({"overload_wait_s": 0}, "overload_wait_s"),
-        ({"overload_wait_s": 0.2}, "overload_wait_s"),
         ({"calm_s": -1}, "calm_s"),
         ({"min_retry_after_s": 0}, "retry"),
         ({"min_retry_after_s": 6}, "retry"),

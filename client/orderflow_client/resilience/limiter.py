@@ -12,8 +12,9 @@ kept within bounds, and varied by a fifth either way, so that not all come back 
 
 The wait is for bursts. Where calls are refused all the time a place that becomes free is taken at
 once whether anybody waits for it or not, and waiting would only make refusals slow: so for a
-while after each refusal nobody waits long. (The idea is that of controlled delay, CoDel, which
-tells a standing queue from a burst: https://queue.acm.org/detail.cfm?id=2209336.)
+while after each refusal nobody begins to wait, and the last tenth of the places is for critical
+calls alone. (To tell a standing queue from a burst is the idea of controlled delay, CoDel:
+https://queue.acm.org/detail.cfm?id=2209336.)
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ from orderflow_client.resilience.window import SlidingCount
 
 JITTER = 0.2
 
+_OPEN_TO_ALL = 0.9
+"""While calls are refused: the part of the places that is not for critical calls alone."""
+
 _RATE_WINDOW_S = 2.0
 _RATE_BUCKETS = 20
 
@@ -58,8 +62,7 @@ class QueueOptions:
     Attributes:
         max_waiting: How many may wait at once. 0: none.
         max_wait_s: The longest one waits, in a burst.
-        overload_wait_s: The longest one waits while calls are being refused.
-        calm_s: For how long after a refusal they count as being refused.
+        calm_s: For how long after a refusal nobody begins to wait.
         min_retry_after_s: The least that a refused caller is told, before jitter.
         max_retry_after_s: The most, before jitter; also while nothing is completed at all.
 
@@ -69,7 +72,6 @@ class QueueOptions:
 
     max_waiting: int = 64
     max_wait_s: float = 0.1
-    overload_wait_s: float = 0.001
     calm_s: float = 1.0
     min_retry_after_s: float = 0.05
     max_retry_after_s: float = 5.0
@@ -77,11 +79,8 @@ class QueueOptions:
     def __post_init__(self) -> None:
         if self.max_waiting < 0:
             raise ValueError(f"max_waiting must not be negative, not {self.max_waiting}")
-        if not 0 < self.overload_wait_s <= self.max_wait_s < math.inf:
-            raise ValueError(
-                "waits must be 0 < overload_wait_s <= max_wait_s, not "
-                f"{self.overload_wait_s} s and {self.max_wait_s} s"
-            )
+        if not 0 < self.max_wait_s < math.inf:
+            raise ValueError(f"max_wait_s must be positive, not {self.max_wait_s}")
         if self.calm_s < 0:
             raise ValueError(f"calm_s must not be negative, not {self.calm_s}")
         if not 0 < self.min_retry_after_s <= self.max_retry_after_s < math.inf:
@@ -207,17 +206,30 @@ class Limiter:
         Raises:
             Overloaded: When there is none, and none to wait for it; or after a wait.
         """
-        permit = self.acquire_at_once()
+        permit = self.acquire_at_once(criticality)
         if permit is not None:
             return permit
+        if self._refusing():
+            raise self._shed(criticality, ShedReason.QUEUE_FULL)
         if self._waiting >= self._options.max_waiting and not self._displace(criticality):
             raise self._shed(criticality, ShedReason.QUEUE_FULL)
         return await self._wait(criticality)
 
-    def acquire_at_once(self) -> LimiterPermit | None:
+    def acquire_at_once(
+        self, criticality: Criticality = Criticality.DEFAULT
+    ) -> LimiterPermit | None:
         """A place; None when there is none without waiting."""
         # Where there is one nobody waits: each release has handed on what places there were.
-        return self._admit() if self._in_flight < self._limit.current else None
+        limit = self._limit.current
+        if self._in_flight >= limit:
+            return None
+        if (
+            criticality is not Criticality.CRITICAL
+            and self._in_flight >= limit * _OPEN_TO_ALL
+            and self._refusing()
+        ):
+            return None
+        return self._admit()
 
     def observe_lag(self, lag_s: float) -> None:
         """The event loop ran something this much later than it should have."""
@@ -233,7 +245,7 @@ class Limiter:
         self._queues[criticality][waiter] = None
         self._waiting += 1
         timer = loop.call_later(
-            self._max_wait_s(), self._dismiss, waiter, ShedReason.WAITED_TOO_LONG
+            self._options.max_wait_s, self._dismiss, waiter, ShedReason.WAITED_TOO_LONG
         )
         try:
             answer = await waiter.answer
@@ -246,11 +258,8 @@ class Limiter:
             return answer
         raise self._shed(criticality, answer)
 
-    def _max_wait_s(self) -> float:
-        options = self._options
-        if self._clock() - self._refused_at_s < options.calm_s:
-            return options.overload_wait_s
-        return options.max_wait_s
+    def _refusing(self) -> bool:
+        return self._clock() - self._refused_at_s < self._options.calm_s
 
     def _give_up(self, waiter: _Waiter) -> None:
         if waiter.answer.cancelled():

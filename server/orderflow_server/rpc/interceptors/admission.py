@@ -37,7 +37,7 @@ def admission(
             criticality = _asked_for(call) or criticality
         limiter = streams if method is not None and method.response_streaming else unary
         waited = Waited()
-        with limiter.acquire_at_once() or await limiter.acquire(criticality) as permit:
+        with limiter.acquire_at_once(criticality) or await limiter.acquire(criticality) as permit:
             count_in(waited)
             response = await proceed()
             # A slow gateway is no overload of this server.
