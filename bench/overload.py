@@ -1,7 +1,8 @@
 """What happens at four times the load that the service can carry.
 
-The service is a process of its own (on a core of its own, where there is more than one), over
-SQLite. So is its gateway, whose answers take 100 ms (log-normal, sigma 0.3). This process makes the
+The service is a process of its own, over SQLite. So is its gateway, whose answers take 100 ms
+(log-normal, sigma 0.3). None is bound to a core: on one alone the service's threads, of which one
+writes to the disk, would wait for each other, and refusals with them. This process makes the
 load, which is CreateOrder. Two things can be what bounds the capacity:
 
 - waiting (the default): at most 20 calls at once may wait for the gateway, and the service has CPU
@@ -201,11 +202,6 @@ async def service(directory: Path, max_in_flight: int) -> AsyncIterator[str]:
             )
             for command in commands
         ]
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) > 1:
-        for process, core in zip(processes, (cores[1], cores[0]), strict=True):
-            os.sched_setaffinity(process.pid, {core})
-        os.sched_setaffinity(0, set(cores[1:]))
     try:
         async with OrderClient(address) as client:
             while True:
