@@ -13,6 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
+from fakes.naps import Naps
 from orderflow_client.resilience.events import BreakerChanged, BreakerState
 from orderflow_server.orders.errors import PaymentUnresolved, StoreUnavailable
 from orderflow_server.orders.money import Money
@@ -56,32 +57,6 @@ class DueOrders:
             raise self.failures.pop(0)
         leased, self.due = self.due[:limit], self.due[limit:]
         return leased
-
-
-class Naps:
-    """Sleeping that ends when the test says so. `delays` are those asked for."""
-
-    def __init__(self) -> None:
-        self.delays: list[float] = []
-        self._asleep = asyncio.Event()
-        self._alarm = asyncio.Event()
-
-    async def __call__(self, delay_s: float) -> None:
-        self.delays.append(delay_s)
-        self._alarm.clear()
-        self._asleep.set()
-        await self._alarm.wait()
-
-    async def fallen_asleep(self) -> None:
-        async with asyncio.timeout(5):
-            await self._asleep.wait()
-
-    async def next(self) -> None:
-        """Ends the present nap and waits for the next one to begin."""
-        await self.fallen_asleep()
-        self._asleep.clear()
-        self._alarm.set()
-        await self.fallen_asleep()
 
 
 class Desk:
