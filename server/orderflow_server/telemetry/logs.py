@@ -69,6 +69,9 @@ def _making_lines_later(processors: Sequence[Processor]) -> Sequence[Processor]:
         logger: WrappedLogger, method: str, event: EventDict
     ) -> tuple[tuple[Callable[[], str]], dict[str, Any]]:
         event["timestamp"] = datetime.now(UTC)
+        if event.get("exc_info") is True:
+            # The one that is being handled now.
+            event["exc_info"] = sys.exc_info()
         # Whatever renders makes a text; structlog's type allows for more.
         return (cast("Callable[[], str]", partial(render, logger, method, event)),), {}
 

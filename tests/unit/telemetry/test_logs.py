@@ -236,6 +236,19 @@ def test_another_processor_is_given_every_line_without_its_secrets(
     assert "ConnectionError" in written
 
 
+@pytest.mark.parametrize("form", ["json", "console"])
+async def test_a_line_that_is_written_later_has_the_exception_of_its_moment(
+    form: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = configure(form=form)
+    try:
+        lose_the_connection()
+    except ConnectionError:
+        structlog.get_logger().warning("ours", exc_info=True)
+    written.flush()
+    assert "ConnectionError" in capsys.readouterr().out
+
+
 def test_lines_of_many_threads_stay_whole() -> None:
     """In a process of its own, which has a real stdout."""
     script = """
