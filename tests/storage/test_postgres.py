@@ -192,11 +192,16 @@ async def test_processes_that_place_the_same_orders_never_lock_each_other_out(
     stores: Stores,
 ) -> None:
     for turn in range(5):
-        orders = [new_order(number) for number in range(turn * 250, turn * 250 + 250)]
+        numbers = range(turn * 250, turn * 250 + 250)
+        orders = [new_order(number) for number in numbers]
+        # Each process makes ids of its own; the request ids are the same.
+        others = [new_order(10_000 + number, request=number) for number in reversed(numbers)]
         await none_locked_out(
             *(stores[0].place(order, lease_until=LEASE) for order in orders),
-            *(stores[1].place(order, lease_until=LEASE) for order in reversed(orders)),
+            *(stores[1].place(order, lease_until=LEASE) for order in others),
         )
+        placed = [stores[0].place(order, lease_until=LEASE) for order in orders]
+        orders = list(await asyncio.gather(*placed))
         await none_locked_out(
             *(stores[0].save(order.paid(NOW)) for order in orders),
             *(stores[1].save(order.paid(NOW)) for order in reversed(orders)),
