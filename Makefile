@@ -49,27 +49,47 @@ format: $(VENV)/.dev ## Format the code and mend what ruff can
 stubs: $(VENV)/.dev ## Generate the stubs in client/ from proto/
 	python tools/contract.py stubs
 
+.PHONY: certs
+certs: $(VENV)/.dev ## Make certificates and tokens for development, in .certs
+	python tools/certs.py
+
 .PHONY: dashboards
-dashboards: $(VENV)/.dev ## Write Grafana's dashboards from tools/boards
+dashboards: $(VENV)/.dev ## Write Grafana's dashboards from tools/boards, Kubernetes' rules from Prometheus'
 	python tools/dashboards.py
+	python tools/kubernetes_rules.py
 
 .PHONY: e2e
 e2e: $(VENV)/.dev ## End-to-end tests: real processes, the demo, grpcurl where Go is present
 	tools/grpcurl.sh
 	tools/prometheus.sh
 	tools/collector.sh
+	tools/jaeger.sh
+	tools/compose.sh
+	tools/kustomize.sh
 	pytest -m e2e tests/e2e
+
+.PHONY: stack
+stack: $(VENV)/.dev ## Run docker-compose.yml without docker, place orders, find their traces and metrics
+	tools/prometheus.sh
+	tools/collector.sh
+	tools/jaeger.sh
+	python tools/stack.py
+
+.PHONY: image-test
+image-test: ## Build the image without docker, as root with buildah, and see it serve
+	tools/image.sh
 
 .PHONY: chaos
 chaos: $(VENV)/.dev ## 20 000 orders over three replicas while everything around them fails (minutes)
 	pytest -m chaos -s tests/chaos
 
 .PHONY: bench
-bench: $(VENV)/.dev ## Measure the store, overload, hedging and telemetry, each against its bound (3 minutes)
+bench: $(VENV)/.dev ## Measure the store, overload, hedging and telemetry, each against its bound (8 minutes)
 	python bench/store.py
 	python bench/overload.py
 	python bench/hedging.py
 	python bench/postgres.py
+	python bench/growth.py
 	python bench/overhead.py
 
 .PHONY: clean

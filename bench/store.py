@@ -18,70 +18,30 @@ less than ten times apart.
 from __future__ import annotations
 
 import asyncio
-import statistics
 import sys
 import tempfile
-import time
-import uuid
-from collections.abc import Awaitable, Callable, Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import aiosqlite
-import uuid_utils.compat
-from rich.console import Console
-from rich.table import Table
 
-from orderflow_server.orders.money import Money
-from orderflow_server.orders.order import Order, OrderDraft, OrderItem
+sys.path.append(str(Path(__file__).parent.parent))
+
+from bench.placing import LEASE, PRODUCERS, new_orders, orders_per_s, report
+from orderflow_server.orders.order import Order
+from orderflow_server.storage.address import DatabaseAddress
+from orderflow_server.storage.opening import open_store_for, upgrade
 from orderflow_server.storage.sqlite import writes
 from orderflow_server.storage.sqlite.bulk import Bulk
 from orderflow_server.storage.sqlite.rows import event_row, item_rows, order_row
-from orderflow_server.storage.store import open_sqlite_store
 
-PRODUCERS = 256
 ROUNDS = 5
 ENGINE_ORDERS = 12_000
 PEER_ORDERS = 1_500
 WANTED_RATIO = 10.0
 
-LEASE = timedelta(seconds=30)
-Place = Callable[[Order], Awaitable[object]]
-
-
-def new_orders(count: int) -> list[Order]:
-    """Orders to place, made before the clock starts."""
-    return [
-        Order.place(
-            OrderDraft(
-                request_id=uuid.uuid4(),
-                customer_id=f"customer-{number % 1000}",
-                items=tuple(
-                    OrderItem(f"sku-{number % 500}-{item}", 2, Money("EUR", 19, 990_000_000))
-                    for item in range(3)
-                ),
-                payment_token="tok_visa",
-            ),
-            order_id=uuid_utils.compat.uuid7(),
-            now=datetime.now(UTC),
-        )
-        for number in range(count)
-    ]
-
-
-async def orders_per_s(place: Place, orders: list[Order]) -> float:
-    async def producer(mine: Iterator[Order]) -> None:
-        for order in mine:
-            await place(order)
-
-    shared = iter(orders)
-    began_s = time.perf_counter()
-    await asyncio.gather(*(producer(shared) for _ in range(PRODUCERS)))
-    return len(orders) / (time.perf_counter() - began_s)
-
 
 async def engine_round(path: Path) -> float:
-    async with open_sqlite_store(path) as store:
+    async with open_store_for(DatabaseAddress(path=path)) as store:
         return await orders_per_s(
             lambda order: store.place(order, lease_until=order.create_time + LEASE),
             new_orders(ENGINE_ORDERS),
@@ -95,8 +55,7 @@ def insert(table: str, bulk: Bulk) -> str:
 
 
 async def peer_round(path: Path) -> float:
-    async with open_sqlite_store(path):
-        pass  # makes the schema
+    await upgrade(DatabaseAddress(path=path))
     lock = asyncio.Lock()
     insert_order = insert("orders", writes.INSERT_ORDERS)
     insert_item = insert("order_items", writes.INSERT_ITEMS)
@@ -127,19 +86,11 @@ async def main() -> int:
         for number in range(ROUNDS):
             peer.append(await peer_round(Path(directory, f"peer-{number}.db")))
             engine.append(await engine_round(Path(directory, f"engine-{number}.db")))
-    ratio = statistics.median(engine) / statistics.median(peer)
-
-    table = Table(title=f"Orders placed per second, {PRODUCERS} producers, {ROUNDS} rounds")
-    for column in ("", "median", "lowest", "highest"):
-        table.add_column(column, justify="right" if column else "left")
-    for name, rates in (("engine", engine), ("one transaction per order", peer)):
-        table.add_row(
-            name, *(f"{rate:,.0f}" for rate in (statistics.median(rates), min(rates), max(rates)))
-        )
-    console = Console()
-    console.print(table)
-    console.print(f"ratio {ratio:.1f}, wanted {WANTED_RATIO:.0f}")
-    return 0 if ratio >= WANTED_RATIO else 1
+    return report(
+        f"Orders placed per second, {PRODUCERS} producers, {ROUNDS} rounds",
+        {"engine": engine, "one transaction per order": peer},
+        wanted=WANTED_RATIO,
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The protobuf contract's tool: generate the stubs, lint the contract, find breaking changes.
+"""The protobuf contract's tool: generate what is made from it, lint it, find breaking changes.
 
 Nothing here needs a registry. googleapis' .proto files are in the googleapis-common-protos
 wheel; protovalidate's wheel has no .proto, but carries the descriptor of
@@ -30,6 +30,14 @@ PROTO = ROOT / "proto"
 STUBS = ROOT / "client"
 STUB_PACKAGES = ("orderflow", "buf")
 VALIDATE_PROTO = "buf/validate/validate.proto"
+DESCRIPTORS = ROOT / "deploy" / "envoy" / "orderflow.binpb"
+"""What Envoy makes JSON from."""
+DESCRIBED = (
+    "orderflow/v1/order_service.proto",
+    # What a failed call says of itself: google.rpc.Status holds the details as Any.
+    "google/rpc/status.proto",
+    "google/rpc/error_details.proto",
+)
 
 WELL_KNOWN_TYPES = Path(grpc_tools.__file__).parent / "_proto"
 GOOGLEAPIS = Path(google.type.__path__[0]).parent.parent
@@ -93,14 +101,27 @@ def write_stubs(target: Path) -> None:
         (target / package / "py.typed").touch()
 
 
+def write_descriptors(target: Path) -> None:
+    """Writes the descriptors of the order service, with all that they import."""
+    with tempfile.TemporaryDirectory() as scratch:
+        run_protoc(
+            PROTO,
+            Path(scratch),
+            DESCRIBED,
+            "--include_imports",
+            f"--descriptor_set_out={target}",
+        )
+
+
 def stubs() -> None:
     for package in STUB_PACKAGES:
         shutil.rmtree(STUBS / package, ignore_errors=True)
     write_stubs(STUBS)
+    write_descriptors(DESCRIPTORS)
 
 
 def check_stubs() -> None:
-    """Fails when the committed stubs are not what the contract generates."""
+    """Fails when the committed stubs and descriptors are not what the contract generates."""
     with tempfile.TemporaryDirectory() as fresh:
         write_stubs(Path(fresh))
         stale = [
@@ -108,6 +129,10 @@ def check_stubs() -> None:
             for package in STUB_PACKAGES
             for name in _differences(Path(fresh), STUBS, Path(package))
         ]
+        descriptors = Path(fresh) / DESCRIPTORS.name
+        write_descriptors(descriptors)
+        if not DESCRIPTORS.exists() or DESCRIPTORS.read_bytes() != descriptors.read_bytes():
+            stale.append(str(DESCRIPTORS.relative_to(ROOT)))
     if stale:
         raise SystemExit("stubs are stale, run `make stubs`:\n  " + "\n  ".join(stale))
 

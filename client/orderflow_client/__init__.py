@@ -10,6 +10,7 @@ async with OrderClient("127.0.0.1:50051") as client:
     )
 """
 
+from orderflow_client.bearer import TokenSource
 from orderflow_client.channel import open_channel
 from orderflow_client.client import ORDER_CONTRACT, OrderClient, item
 from orderflow_client.contract import ContractError, MethodContract, contracts
@@ -35,12 +36,14 @@ from orderflow_client.resilience.events import (
     PolicyEvent,
     RetryScheduled,
 )
+from orderflow_client.tls import ClientTls
 
 __all__ = [
     "ORDER_CONTRACT",
     "BreakerChanged",
     "BreakerOptions",
     "Cancelled",
+    "ClientTls",
     "Conflict",
     "ContractError",
     "Deadline",
@@ -57,6 +60,7 @@ __all__ = [
     "PolicyEvent",
     "RetryScheduled",
     "ServerError",
+    "TokenSource",
     "Unavailable",
     "contracts",
     "item",

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import grpc
 
+from orderflow_client.balanced_channel import BalancedChannel
+from orderflow_client.bearer import TokenSource, bearer, stays_here
+from orderflow_client.bearer_interceptors import bearer_interceptors
 from orderflow_client.contract import MethodContract
 from orderflow_client.interceptors import interceptors
 from orderflow_client.method_policies import policies_of
 from orderflow_client.resilience.breaker import BreakerOptions
 from orderflow_client.resilience.events import Listener
 from orderflow_client.resilience.retry import RetryBudget
+from orderflow_client.service_config import balancing
+from orderflow_client.tls import ClientTls
 
 if TYPE_CHECKING:
     # Only who asks for it needs what it is made of.
@@ -32,14 +38,9 @@ MAX_REQUEST_BYTES = 1024 * 1024
 MAX_RESPONSE_BYTES = 16 * 1024 * 1024
 """Enough for a page of 1000 orders with 100 items each."""
 
-# A target that is several addresses is used as a whole. By default gRPC stays with the first that
-# answers, and a hedge would go to the very server that is slow.
-_ROUND_ROBIN = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
-
 _OPTIONS: Sequence[tuple[str, int | str]] = (
     # Ours are the retries that count, so that each attempt can be seen.
     ("grpc.enable_retries", 0),
-    ("grpc.service_config", _ROUND_ROBIN),
     ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),  # no limit: a watch may be silent for long
@@ -47,7 +48,7 @@ _OPTIONS: Sequence[tuple[str, int | str]] = (
     ("grpc.max_receive_message_length", MAX_RESPONSE_BYTES),
     # A restarted server is found again fast: the defaults are 1 s, growing to 120 s.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
     # What one connection attempt gets, handshake included, before it is given up (default 20 s).
     ("grpc.min_reconnect_backoff_ms", 1_000),
 )
@@ -57,7 +58,11 @@ def open_channel(
     target: str,
     *,
     contract: Mapping[str, MethodContract],
-    credentials: grpc.ChannelCredentials | None = None,
+    tls: ClientTls | None = None,
+    token: TokenSource | None = None,
+    allow_insecure_token: bool = False,
+    health_service: str | None = None,
+    connections: int = 1,
     listeners: Sequence[Listener] = (),
     telemetry: ClientTelemetry | None = None,
     breaker: BreakerOptions | None = None,
@@ -65,15 +70,24 @@ def open_channel(
 ) -> grpc.aio.Channel:
     """Opens a channel whose calls keep to the contract.
 
-    What they share is made here, once for the channel: the retry budget, a breaker for each
-    service, and for each method that is hedged its recent latencies.
+    What they share is made here, once for the channel, however many connections it has: the retry
+    budget, a breaker for each service, and for each method that is hedged its recent latencies.
 
     Args:
         target: Where to, such as `127.0.0.1:50051`, `dns:///orders.example:443` or, for several
             servers by address, `ipv4:10.0.0.1:50051,10.0.0.2:50051`. Calls take turns among the
-            servers of a target.
+            servers of a target that can be reached.
         contract: How each method behaves, from `contracts`. Others pass through untouched.
-        credentials: TLS. None: plaintext.
+        tls: TLS. None: plaintext.
+        token: Who calls: sent with each attempt as `authorization: Bearer ...`. A str, a file by
+            its path, or a function. None: not said.
+        allow_insecure_token: Send the token in plaintext to other machines too.
+        health_service: Prefer the servers which say that they are SERVING when asked for the health
+            of this service (grpc.health.v1, one stream for each connection). While none says so,
+            any is used. None: they are not asked.
+        connections: How many to each server, whose calls take turns. gRPC makes more by itself
+            where a server lets one have no more streams; but on a server of several workers each
+            connection is that of one worker.
         listeners: Told of retries, hedges and breakers.
         telemetry: Sees every call, those that the contract does not know included. None: nobody
             does.
@@ -83,9 +97,19 @@ def open_channel(
 
     Raises:
         RuntimeError: When no event loop runs: the channel would belong to none.
+        ValueError: A file of `tls` or `token` cannot be used, or the token would leave this
+            machine in plaintext.
     """
     asyncio.get_running_loop()
-    options = [*_OPTIONS, ("grpc.primary_user_agent", f"orderflow-client/{_version()}")]
+    if connections < 1:
+        raise ValueError(f"connections is {connections}, and must be at least 1")
+    authorization = None if token is None else bearer(token)
+    if token is not None and tls is None and not allow_insecure_token and not stays_here(target):
+        raise ValueError(
+            f"the token would go to {target} in plaintext: "
+            "give tls, or say allow_insecure_token=True"
+        )
+    connect = _connector(target, tls)
     budget = RetryBudget()
     seen = None
     if telemetry is not None:
@@ -104,10 +128,39 @@ def open_channel(
     if seen is not None:
         # A call is all its attempts, and what the policies refuse is one as well.
         chain = [*seen.around_calls, *chain, *seen.around_attempts]
-    if credentials is None:
-        return grpc.aio.insecure_channel(target, options, interceptors=chain)
-    return grpc.aio.secure_channel(target, credentials, options, interceptors=chain)
+    if authorization is not None:
+        # For each attempt: a later one may need the next token.
+        chain = [*chain, *bearer_interceptors(authorization)]
+    if health_service is None and connections == 1:
+        return connect(chain)
+    # Channels with equal options share their connections, unless told not to.
+    own = [("grpc.use_local_subchannel_pool", 1)] if connections > 1 else []
+    return BalancedChannel(
+        lambda innermost: connect([*chain, *innermost], health_service, own),
+        connections,
+        regardless=connect([]),
+        asked=contract.keys(),
+    )
 
 
-def _version() -> str:
-    return version("orderflow-client")
+def _connector(target: str, tls: ClientTls | None) -> Callable[..., grpc.aio.Channel]:
+    """What makes channels to one target. The files of `tls` are read here, once."""
+    options = [
+        *_OPTIONS,
+        ("grpc.primary_user_agent", f"orderflow-client/{version('orderflow-client')}"),
+    ]
+    if tls is None:
+        open_one = partial(grpc.aio.insecure_channel, target)
+    else:
+        open_one = partial(grpc.aio.secure_channel, target, tls.credentials())
+        options += tls.options
+
+    def connect(
+        chain: Sequence[grpc.aio.ClientInterceptor],
+        health_service: str | None = None,
+        more: Sequence[tuple[str, int]] = (),
+    ) -> grpc.aio.Channel:
+        config = ("grpc.service_config", json.dumps(balancing(health_service)))
+        return open_one([*options, config, *more], interceptors=chain)
+
+    return connect

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from enum import StrEnum
+from random import Random
 from typing import Annotated
 from uuid import UUID
 
@@ -20,6 +23,7 @@ from orderflow.payments.v1 import payment_gateway_pb2
 from orderflow.v1 import order_pb2, order_service_pb2
 from orderflow_client import output
 from orderflow_client.client import UNSETTLED_STATES, OrderClient, item
+from orderflow_client.connecting import Connection, connecting
 from orderflow_client.contract import contracts
 from orderflow_client.errors import (
     DeadlineExceeded,
@@ -32,7 +36,6 @@ from orderflow_client.errors import (
 from orderflow_client.money import money
 from orderflow_client.service_config import service_config
 
-_DEFAULT_TARGET = "127.0.0.1:50051"
 _DEFAULT_NATS = "nats://127.0.0.1:4222"
 _EXIT_ERROR = 1
 _EXIT_UNAVAILABLE = 4
@@ -61,9 +64,6 @@ events = typer.Typer(help="Follow the events of orders on NATS.", no_args_is_hel
 app.add_typer(events, name="events")
 
 OrderId = Annotated[str, typer.Argument(metavar="ORDER_ID", help="The id of the order.")]
-Target = Annotated[
-    str, typer.Option("--target", envvar="ORDERFLOW_TARGET", help="The server's address.")
-]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
 
 
@@ -95,7 +95,9 @@ _DESCRIPTORS = {
 
 
 @orders.command()
+@connecting
 def create(
+    connection: Connection,
     customer: Annotated[str, typer.Option(help="Who the order is for.")],
     items: Annotated[
         list[str],
@@ -114,7 +116,6 @@ def create(
         typer.Option(help="A UUID: the same one again is the same order. Default: a new one."),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until the payment is known.")] = False,
-    target: Target = _DEFAULT_TARGET,
     as_json: AsJson = False,
 ) -> None:
     """Place an order and pay it."""
@@ -132,31 +133,35 @@ def create(
                 order = await client.wait_until_settled(order.id)
         output.order(order, as_json=as_json)
 
-    _run(command, target)
+    _run(command, connection)
 
 
 @orders.command()
-def get(order_id: OrderId, target: Target = _DEFAULT_TARGET, as_json: AsJson = False) -> None:
+@connecting
+def get(connection: Connection, order_id: OrderId, as_json: AsJson = False) -> None:
     """Show one order."""
 
     async def command(client: OrderClient) -> None:
         output.order(await client.get_order(order_id), as_json=as_json)
 
-    _run(command, target)
+    _run(command, connection)
 
 
 @orders.command()
-def cancel(order_id: OrderId, target: Target = _DEFAULT_TARGET, as_json: AsJson = False) -> None:
+@connecting
+def cancel(connection: Connection, order_id: OrderId, as_json: AsJson = False) -> None:
     """Cancel an order; a paid one is refunded."""
 
     async def command(client: OrderClient) -> None:
         output.order(await client.cancel_order(order_id), as_json=as_json)
 
-    _run(command, target)
+    _run(command, connection)
 
 
 @orders.command("list")
+@connecting
 def list_orders(
+    connection: Connection,
     customer: Annotated[str, typer.Option(help="Only this customer's.")] = "",
     states: Annotated[
         list[State] | None,
@@ -167,7 +172,6 @@ def list_orders(
     ] = 0,
     page_token: Annotated[str, typer.Option(help="Where the page before ended.")] = "",
     every_page: Annotated[bool, typer.Option("--all", help="Every page, not just one.")] = False,
-    target: Target = _DEFAULT_TARGET,
     as_json: AsJson = False,
 ) -> None:
     """List orders, newest first."""
@@ -175,28 +179,29 @@ def list_orders(
 
     async def command(client: OrderClient) -> None:
         token = page_token
-        with output.OrderList(as_json=as_json, show_progress=every_page) as listing:
-            while True:
-                page = await client.list_orders_page(
-                    customer_id=customer, states=wanted, page_size=page_size, page_token=token
-                )
-                listing.add(page.orders)
-                token = page.next_page_token
-                if not token or not every_page:
-                    break
+        listing = output.OrderList(as_json=as_json)
+        while True:
+            page = await client.list_orders_page(
+                customer_id=customer, states=wanted, page_size=page_size, page_token=token
+            )
+            listing.add(page.orders)
+            token = page.next_page_token
+            if not token or not every_page:
+                break
         if token:
             output.note(f"more: --page-token {token}")
 
-    _run(command, target)
+    _run(command, connection)
 
 
 @orders.command()
+@connecting
 def watch(
+    connection: Connection,
     order_id: OrderId,
     until_final: Annotated[
         bool, typer.Option("--until-final", help="Go on after PAID, which can be cancelled.")
     ] = False,
-    target: Target = _DEFAULT_TARGET,
     as_json: AsJson = False,
 ) -> None:
     """Show an order and each change of it, until it is paid or final."""
@@ -207,7 +212,7 @@ def watch(
             if order.state == order_pb2.ORDER_STATE_PAID and not until_final:
                 break
 
-    _run(command, target)
+    _run(command, connection)
 
 
 @events.command()
@@ -247,9 +252,10 @@ def tail(
 
 
 @app.command()
+@connecting
 def health(
+    connection: Connection,
     service: Annotated[str, typer.Argument(help="Which service. Default: all of them.")] = "",
-    target: Target = _DEFAULT_TARGET,
 ) -> None:
     """Ask the server how it is; exit code 0 means SERVING."""
 
@@ -259,7 +265,34 @@ def health(
         if status != "SERVING":
             raise typer.Exit(_EXIT_UNAVAILABLE)
 
-    _run(command, target)
+    _run(command, connection)
+
+
+@app.command()
+@connecting
+def load(
+    connection: Connection,
+    rate: Annotated[float, typer.Option(min=0.1, help="Customers a second.")] = 20.0,
+    seconds: Annotated[
+        float, typer.Option(min=0.0, help="For how long they come. Default: until Ctrl-C.")
+    ] = math.inf,
+    seed: Annotated[int, typer.Option(help="Of what they order.")] = 0,
+) -> None:
+    """Send customers who place orders, look at them, and now and then list or cancel them."""
+    # What it counts with would slow the other commands.
+    from orderflow_client.load import report_load
+
+    async def command(client: OrderClient) -> None:
+        await report_load(
+            client,
+            rate=rate,
+            seconds=seconds,
+            random=Random(seed),
+            clock=time.monotonic,
+            tell=typer.echo,
+        )
+
+    _run(command, connection)
 
 
 @app.command("service-config")
@@ -271,12 +304,15 @@ def print_service_config(
     A service config cannot say: the deadline of an attempt, a retry of RESOURCE_EXHAUSTED when
     the server says after how long, more than 5 attempts, hedging beside retries, breakers.
     """
-    typer.echo(json.dumps(service_config(contracts(_DESCRIPTORS[service])), indent=2))
+    # A payment gateway is somebody else's, and need not tell of its health.
+    health_service = service.value if service is Service.ORDERS else None
+    config = service_config(contracts(_DESCRIPTORS[service]), health_service=health_service)
+    typer.echo(json.dumps(config, indent=2))
 
 
-def _run(command: Callable[[OrderClient], Awaitable[None]], target: str) -> None:
+def _run(command: Callable[[OrderClient], Awaitable[None]], connection: Connection) -> None:
     async def connected() -> None:
-        async with OrderClient(target) as client:
+        async with connection.open() as client:
             await command(client)
 
     _await(connected())

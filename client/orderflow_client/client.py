@@ -15,6 +15,7 @@ from google.type.money_pb2 import Money
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from orderflow.v1 import order_pb2, order_service_pb2, order_service_pb2_grpc
+from orderflow_client.bearer import TokenSource
 from orderflow_client.channel import open_channel
 from orderflow_client.contract import contracts
 from orderflow_client.errors import Overloaded, Unavailable, from_rpc_error
@@ -22,12 +23,15 @@ from orderflow_client.resilience import deadline
 from orderflow_client.resilience.deadline import Deadline
 from orderflow_client.resilience.events import Listener
 from orderflow_client.resilience.retry import Retry, RetryPolicy, Verdict
+from orderflow_client.tls import ClientTls
 
 if TYPE_CHECKING:
     # Only who asks for it needs what it is made of.
     from orderflow_client.telemetry import ClientTelemetry
 
-ORDER_CONTRACT = contracts(order_service_pb2.DESCRIPTOR.services_by_name["OrderService"])
+_SERVICE = order_service_pb2.DESCRIPTOR.services_by_name["OrderService"]
+
+ORDER_CONTRACT = contracts(_SERVICE)
 """What the protobuf contract says about each method of OrderService."""
 
 UNSETTLED_STATES = frozenset(
@@ -52,24 +56,31 @@ class OrderClient:
     Every call has a deadline (`timeout_s`, else the method's own from the contract, never
     later than `deadline.current()`), is retried and raced within it where the contract says so,
     is refused at once while the server keeps failing, and raises an `OrderflowError` when it
-    fails for good.
+    fails for good. Of several servers it calls the healthy ones in turn.
 
     Args:
         target: The server's address, or a channel to it that `open_channel` made. A channel
             that was given is left open.
-        credentials: TLS, for an address. None: plaintext.
-        listeners: Told of retries, hedges and breakers, for an address.
-        telemetry: Sees every call, for an address: `orderflow_client.telemetry`. None: nobody does.
+        tls: TLS, for an address, as all that follows. None: plaintext.
+        token: Who calls: a token, the path of a file that holds one, or what returns one. In
+            plaintext it is sent to this machine only. None: not said.
+        connections: How many to each server. More than one spreads the calls over the workers of
+            a server that has several.
+        listeners: Told of retries, hedges and breakers.
+        telemetry: Sees every call: `orderflow_client.telemetry`. None: nobody does.
 
     Raises:
         RuntimeError: For an address, when no event loop runs.
+        ValueError: For an address, as `open_channel` says.
     """
 
     def __init__(
         self,
         target: str | grpc.aio.Channel,
         *,
-        credentials: grpc.ChannelCredentials | None = None,
+        tls: ClientTls | None = None,
+        token: TokenSource | None = None,
+        connections: int = 1,
         listeners: Sequence[Listener] = (),
         telemetry: ClientTelemetry | None = None,
     ) -> None:
@@ -78,7 +89,10 @@ class OrderClient:
             channel = self._owned_channel = open_channel(
                 target,
                 contract=ORDER_CONTRACT,
-                credentials=credentials,
+                tls=tls,
+                token=token,
+                health_service=_SERVICE.full_name,
+                connections=connections,
                 listeners=listeners,
                 telemetry=telemetry,
             )

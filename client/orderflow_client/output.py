@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Self
 
 import typer
 from google.protobuf import json_format
@@ -13,7 +11,6 @@ from google.protobuf.message import Message
 from google.type.money_pb2 import Money
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +19,8 @@ from orderflow_client.errors import OrderflowError
 from orderflow_client.money import to_decimal
 
 _UUID_CHARACTERS = 36
+_ROOMY_COLUMNS = 110
+"""Terminals that are narrower get narrower columns, and rows of two lines."""
 _out = Console()
 _err = Console(stderr=True)
 
@@ -73,58 +72,50 @@ def event(value: order_event_pb2.OrderEvent, *, as_json: bool) -> None:
 
 
 class OrderList:
-    """Prints orders as they arrive (JSON) or, at the end, as one table.
+    """Prints orders as they arrive, each page of them at once: none is kept.
 
     Args:
-        as_json: One object per line.
-        show_progress: Count on stderr, when people wait in front of a terminal.
+        as_json: One object per line. Else rows of one table, whose columns are as wide as the
+            terminal has room for, whatever is in them.
     """
 
-    def __init__(self, *, as_json: bool, show_progress: bool) -> None:
+    def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
-        # The id is never cut off, however narrow the terminal: it is there to be copied.
-        self._table = Table(box=SIMPLE_HEAD, pad_edge=False)
-        self._table.add_column("order", no_wrap=True, min_width=_UUID_CHARACTERS)
-        self._table.add_column("state", overflow="fold")
-        self._table.add_column("placed", overflow="fold", min_width=len("2026-01-01"))
-        self._table.add_column("total", justify="right", no_wrap=True)
-        self._table.add_column("customer", overflow="fold")
-        self._progress = Progress(
-            BarColumn(),
-            TextColumn("{task.completed} orders"),
-            console=_err,
-            transient=True,
-            disable=not show_progress or as_json or not _out.is_terminal,
-        )
-        self._task = self._progress.add_task("orders", total=None)
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
+        self._header = True
 
     def add(self, orders: Iterable[order_pb2.Order]) -> None:
-        for value in orders:
-            if self._as_json:
+        if self._as_json:
+            for value in orders:
                 _json(value)
-            else:
-                self._table.add_row(
-                    value.id,
-                    _state(value),
-                    _time(value),
-                    _amount(value.total),
-                    Text(value.customer_id),
-                )
-            self._progress.advance(self._task)
+            return
+        table = self._table()
+        for value in orders:
+            table.add_row(
+                value.id, _state(value), _time(value), _amount(value.total), Text(value.customer_id)
+            )
+        _out.print(table)
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
-        if exc is None and not self._as_json:
-            _out.print(self._table)
+    def _table(self) -> Table:
+        """Under the rows that were printed before: the same columns, the header only once."""
+        table = Table(
+            box=SIMPLE_HEAD,
+            pad_edge=False,
+            show_edge=False,
+            padding=(0, 1, 0, 0),
+            show_header=self._header,
+            width=_out.width,
+        )
+        self._header = False
+        narrow = _out.width < _ROOMY_COLUMNS
+        # The id is never cut off, however narrow the terminal: it is there to be copied.
+        table.add_column("order", no_wrap=True, width=_UUID_CHARACTERS)
+        table.add_column("state", overflow="fold", width=9 if narrow else len("PAYMENT_DECLINED"))
+        table.add_column(
+            "placed", overflow="fold", width=10 if narrow else len("2026-01-01 00:00:00Z")
+        )
+        table.add_column("total", overflow="fold", justify="right", width=9 if narrow else 16)
+        table.add_column("customer", overflow="fold", ratio=1)
+        return table
 
 
 @contextmanager

@@ -10,6 +10,7 @@ config, as often, and under the same budget. What a service config cannot say, a
 - RetryInfo as a pushback: gRPC reads `grpc-retry-pushback-ms` only;
 - more than 5 attempts: gRPC (gRFC A6) takes a larger number for 5;
 - hedging: a method has either a retryPolicy or a hedgingPolicy, and the core ignores the second;
+- any server, while none is healthy: gRPC fails the calls;
 - the breaker, and the criticality.
 
 A Python client had better give its timeouts itself: grpcio 1.85 was seen to keep those of a
@@ -28,16 +29,41 @@ from orderflow_client.resilience.retry import RetryPolicy
 from orderflow_client.status import RETRYABLE_CODES
 
 _MOST_ATTEMPTS = 5
+_MOST_CONNECTIONS = 10
 # As `RetryBudget` has them.
 _RETRY_THROTTLING = {"maxTokens": 10, "tokenRatio": 0.1}
 
 
-def service_config(contract: Mapping[str, MethodContract]) -> dict[str, Any]:
-    """The service config that says what the contract does, to be written as JSON."""
+def service_config(
+    contract: Mapping[str, MethodContract], *, health_service: str | None = None
+) -> dict[str, Any]:
+    """The service config that says what the contract does, to be written as JSON.
+
+    Args:
+        contract: The methods.
+        health_service: Whose health decides to which servers calls go. None: they are not asked.
+    """
     return {
+        **balancing(health_service),
         "methodConfig": [_method_config(method) for method in contract.values()],
         "retryThrottling": _RETRY_THROTTLING,
     }
+
+
+def balancing(health_service: str | None) -> dict[str, Any]:
+    """How calls are spread over the servers of a target, as a part of a service config.
+
+    By default gRPC stays with the first server that answers, and a hedge would go to the very one
+    that is slow. Where a server lets a connection have no more streams, up to 10 are made (gRFC
+    A105); a gRPC that does not know of that has the calls wait.
+    """
+    config: dict[str, Any] = {
+        "loadBalancingConfig": [{"round_robin": {}}],
+        "connectionScaling": {"maxConnectionsPerSubchannel": _MOST_CONNECTIONS},
+    }
+    if health_service is not None:
+        config["healthCheckConfig"] = {"serviceName": health_service}
+    return config
 
 
 def _method_config(method: MethodContract) -> dict[str, Any]:

@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
 from uuid import UUID, uuid4
 
+import grpc
 import structlog
 import uuid_utils
 from opentelemetry.sdk.trace import TracerProvider
 
 from orderflow_client.channel import open_channel
 from orderflow_client.resilience.breaker import Breaker
-from orderflow_client.resilience.limiter import Limiter, QueueOptions
-from orderflow_client.resilience.limits import AdaptiveLimit, AdaptiveLimitOptions, FixedLimit
+from orderflow_client.resilience.deadline import Deadline
+from orderflow_server.admission import admission_limits
+from orderflow_server.background import background, look_for_changes
 from orderflow_server.events.changes import ChangeHub
 from orderflow_server.events.nats_publisher import nats_publisher
 from orderflow_server.events.relay import OutboxRelay, RelayOptions
+from orderflow_server.gateway_target import gateway_target
 from orderflow_server.instruments import Instruments
 from orderflow_server.ops.server import ops_server
 from orderflow_server.orders.cancelling import CancelOrder
+from orderflow_server.orders.order import OrderQuery
 from orderflow_server.orders.placing import PlaceOrder
 from orderflow_server.orders.ports import OrderStore, Outbox, PaymentGateway
 from orderflow_server.payments.gateway import CONTRACT as GATEWAY_CONTRACT
 from orderflow_server.payments.gateway import GrpcPaymentGateway
 from orderflow_server.payments.pause import GatewayPause
 from orderflow_server.payments.settlement import Settlement
-from orderflow_server.payments.simulator.server import PaymentSimulator
 from orderflow_server.payments.worker import PaymentWorker, WorkerOptions
 from orderflow_server.rpc.health import HealthService
-from orderflow_server.rpc.interceptors.authentication import anybody
 from orderflow_server.rpc.order_event import encode_order_event
 from orderflow_server.rpc.readiness import Readiness
 from orderflow_server.rpc.server import (
@@ -46,6 +47,7 @@ from orderflow_server.rpc.server import (
 )
 from orderflow_server.rpc.servicer import OrderServicer
 from orderflow_server.rpc.validation import RequestValidator
+from orderflow_server.securing import guard_of
 from orderflow_server.settings import Settings
 from orderflow_server.storage.around import AroundOrderStore
 from orderflow_server.storage.engine import BatchEnded
@@ -61,14 +63,8 @@ from orderflow_server.telemetry.store_spans import kept_span
 log = structlog.get_logger("orderflow.app")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MIN_IN_FLIGHT = 8
-_INITIAL_IN_FLIGHT = 200
-_MAX_WAITING = 8
-_TOLERATED_QUEUE_S = 0.02
 _FIRST_RETRY_DELAY_S = 0.5
 _MAX_RETRY_DELAY_S = 60.0
-_UNTOLD_S = 5.0
-_UNTOLD_BY_SQLITE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +83,7 @@ class OrderApp:
     hub: ChangeHub
     settlement: Settlement
     worker: PaymentWorker
+    relay: OutboxRelay | None
 
 
 @asynccontextmanager
@@ -101,6 +98,7 @@ async def order_app(
 
     Raises:
         StoreUnavailable: The database cannot be opened.
+        UnusableFile: A certificate or key cannot be read.
         OpsAddressUnavailable, RuntimeError: The address of either kind cannot be bound.
     """
     hub = ChangeHub()
@@ -113,18 +111,12 @@ async def order_app(
         serving=lambda: health.serving,
         now=_utc_now,
     )
-    relays: list[OutboxRelay] = []
 
     def batch_ended(event: BatchEnded) -> None:
         instruments.batch_ended(event)
         # A relay's own marks and leases change no order.
         if event.changed:
-            changed([order.id for order in event.changed])
-
-    def changed(order_ids: Sequence[UUID]) -> None:
-        hub.publish(order_ids)
-        for relay in relays:
-            relay.wake()
+            hub.publish(order.id for order in event.changed)
 
     async with (
         ops_server(
@@ -136,7 +128,7 @@ async def order_app(
             on_batch=batch_ended,
             origin=kept_span,
         ) as unguarded,
-        _gateway_target(settings) as target,
+        gateway_target(settings.gateway) as target,
         open_channel(
             target,
             contract=GATEWAY_CONTRACT,
@@ -146,48 +138,56 @@ async def order_app(
         _relaying(settings, unguarded, instruments) as relay,
     ):
         if relay is not None:
-            relays.append(relay)
+            hub.on_every_change(relay.wake)
         instruments.watch_queue(lambda: unguarded.queue_depth)
         store = _guarded(unguarded, instruments, readiness)
-        app = _assemble(
-            settings,
-            ops_address,
-            health,
-            hub,
-            store,
-            GrpcPaymentGateway(channel),
-            instruments,
-            pause,
+        gateway = GrpcPaymentGateway(channel)
+        settlement = _settlement(settings, store, gateway, instruments)
+        worker = _payment_worker(settings, store, settlement, pause, instruments)
+        limits = admission_limits(settings, instruments)
+        rpc = make_server(
+            settings.address,
+            servicer=_servicer(settings, store, gateway, settlement, hub),
+            health=health,
+            limits=limits,
+            guard=guard_of(settings),
+            telemetry=instruments.calls,
+            listeners=[instruments.policy_event],
+            share_port=settings.supervised,
+        )
+        app = OrderApp(
+            address=f"{settings.address.rpartition(':')[0]}:{rpc.port}",
+            ops_address=ops_address,
+            rpc=rpc,
+            limits=limits,
+            hub=hub,
+            settlement=settlement,
+            worker=worker,
+            relay=relay,
         )
         with runtime_metrics(instruments.registry) as observe_lag:
-            await app.rpc.start()
-            work: dict[str, Coroutine[Any, Any, None]] = {
-                "payment worker": app.worker.run(),
+            await rpc.start()
+            work = {
+                "payment worker": worker.run(),
                 "readiness": readiness.run(store.ping),
                 "backlog": instruments.backlog.run(
                     partial(store.backlog, events=bool(settings.nats))
                 ),
-                "loop lag": sample_loop_lag(app.limits.unary.observe_lag, observe_lag),
-                "changes elsewhere": unguarded.listen(changed, hub.publish_all),
-                "changes untold": _look_for_changes(hub, settings),
+                "loop lag": sample_loop_lag(limits.unary.observe_lag, observe_lag),
+                "changes elsewhere": unguarded.listen(hub.publish, hub.publish_all),
+                "changes untold": look_for_changes(hub, settings),
             }
             if relay is not None:
                 work["outbox relay"] = relay.run()
-            background = {asyncio.create_task(each, name=name) for name, each in work.items()}
-            try:
-                await store.ping()
+            async with background(work), _drained(app, grace_s=settings.grace_s):
+                await _warm_up(store, channel)
                 health.serve()
                 log.info("serving", address=app.address, ops_address=ops_address, gateway=target)
                 yield app
-            finally:
-                await _drain(app, settings)
-                if relay is not None:
-                    # Behind all that makes events.
-                    await relay.stop(timeout_s=settings.grace_s)
-                for task in background:
-                    task.cancel()
-                await asyncio.wait(background)
-                log.info("stopped")
+                health.drain()
+                # Lame duck: whoever balances the load sees NOT_SERVING before a call is refused.
+                await asyncio.sleep(settings.lame_duck_s)
+        log.info("stopped")
 
 
 @asynccontextmanager
@@ -209,20 +209,15 @@ async def _relaying(
         )
 
 
-async def _look_for_changes(hub: ChangeHub, settings: Settings) -> None:
-    """Has the watchers look themselves, where another process may have changed an order unheard.
+async def _warm_up(store: OrderStore, gateway: grpc.aio.Channel) -> None:
+    """What the first calls would wait for: connections, statements that are not prepared yet.
 
-    PostgreSQL tells of changes; this is for what gets lost on the way. SQLite does not.
+    Raises:
+        StoreUnavailable: The store does not answer. The gateway need not.
     """
-    if settings.database.path is None:
-        interval_s = _UNTOLD_S
-    elif settings.supervised:
-        interval_s = _UNTOLD_BY_SQLITE_S
-    else:
-        return
-    while True:
-        await asyncio.sleep(interval_s)
-        hub.publish_all()
+    gateway.get_state(try_to_connect=True)
+    await store.ping()
+    await store.list(OrderQuery(limit=1))
 
 
 def _guarded(store: OrderStore, instruments: Instruments, readiness: Readiness) -> OrderStore:
@@ -239,18 +234,10 @@ def _guarded(store: OrderStore, instruments: Instruments, readiness: Readiness) 
     )
 
 
-def _assemble(
-    settings: Settings,
-    ops_address: str,
-    health: HealthService,
-    hub: ChangeHub,
-    store: OrderStore,
-    gateway: PaymentGateway,
-    instruments: Instruments,
-    pause: GatewayPause,
-) -> OrderApp:
-    lease = timedelta(seconds=settings.lease_s)
-    settlement = Settlement(
+def _settlement(
+    settings: Settings, store: OrderStore, gateway: PaymentGateway, instruments: Instruments
+) -> Settlement:
+    return Settlement(
         store=store,
         gateway=gateway,
         now=_utc_now,
@@ -259,7 +246,16 @@ def _assemble(
         listener=instruments.settlement_event,
         max_attempts=settings.worker_max_attempts,
     )
-    worker = PaymentWorker(
+
+
+def _payment_worker(
+    settings: Settings,
+    store: OrderStore,
+    settlement: Settlement,
+    pause: GatewayPause,
+    instruments: Instruments,
+) -> PaymentWorker:
+    return PaymentWorker(
         store=store,
         settle=settling_in_its_trace(
             lambda leased: settlement.settle_leased(leased, budget_s=settings.inline_payment_s),
@@ -273,9 +269,19 @@ def _assemble(
         ),
         pause=pause,
     )
+
+
+def _servicer(
+    settings: Settings,
+    store: OrderStore,
+    gateway: PaymentGateway,
+    settlement: Settlement,
+    hub: ChangeHub,
+) -> OrderServicer:
+    lease = timedelta(seconds=settings.lease_s)
     validator = RequestValidator(ORDER_DESCRIPTOR)
     validator.warm_up()
-    servicer = OrderServicer(
+    return OrderServicer(
         place_order=PlaceOrder(
             store=store,
             settler=settlement,
@@ -292,64 +298,32 @@ def _assemble(
         validator=validator,
         inline_limit_s=settings.inline_payment_s,
         reserve_s=settings.reserve_s,
+        stalled_stream_s=settings.stalled_stream_s,
     )
-    limits = Admission(
-        unary=Limiter(
-            AdaptiveLimit(
-                AdaptiveLimitOptions(
-                    min_limit=_MIN_IN_FLIGHT,
-                    initial_limit=min(_INITIAL_IN_FLIGHT, settings.max_in_flight),
-                    max_limit=settings.max_in_flight,
-                    window_s=0.1,
-                    slack_s=_TOLERATED_QUEUE_S,
-                )
-            ),
-            name="calls",
-            queue=QueueOptions(max_waiting=_MAX_WAITING),
-            listeners=[instruments.policy_event],
-        ),
-        streams=Limiter(
-            FixedLimit(settings.max_streams), name="streams", listeners=[instruments.policy_event]
-        ),
-    )
-    instruments.policies.watch_limiter(limits.unary, "calls")
-    instruments.policies.watch_limiter(limits.streams, "streams")
-    rpc = make_server(
-        settings.address,
-        servicer=servicer,
-        health=health,
-        limits=limits,
-        authenticate=anybody(trusted=settings.trust_callers),
-        telemetry=instruments.calls,
-        listeners=[instruments.policy_event],
-        max_request_bytes=settings.max_request_bytes,
-        share_port=settings.supervised,
-    )
-    host, _, _ = settings.address.rpartition(":")
-    return OrderApp(f"{host}:{rpc.port}", ops_address, rpc, limits, hub, settlement, worker)
-
-
-async def _drain(app: OrderApp, settings: Settings) -> None:
-    """Stops taking work, finishes what runs, then what runs behind it; the order matters."""
-    app.rpc.health.drain()
-    # Lame duck: whoever balances the load sees NOT_SERVING before a call is refused.
-    await asyncio.sleep(settings.lame_duck_s)
-    app.hub.close()
-    # stop() returns before the cleanup of the handlers it cancelled has ended.
-    await app.rpc.server.stop(settings.grace_s)
-    await app.rpc.chain.finish(timeout_s=settings.grace_s)
-    await app.worker.stop(timeout_s=settings.grace_s)
-    await app.settlement.drain(timeout_s=settings.grace_s)
 
 
 @asynccontextmanager
-async def _gateway_target(settings: Settings) -> AsyncIterator[str]:
-    if settings.gateway:
-        yield settings.gateway
-        return
-    async with PaymentSimulator() as simulator:
-        log.warning("no gateway is set: payments are simulated, no money moves")
-        yield simulator.target
+async def _drained(app: OrderApp, *, grace_s: float) -> AsyncIterator[None]:
+    """At the end: no new calls; what runs finishes, then what runs behind it. The order matters.
+
+    Calls have `grace_s`, and what is left after them as long again: in all twice of it.
+    """
+    try:
+        yield
+    finally:
+        # Here, not sooner: a client whose watch ends asks again at once, and would go on so for
+        # as long as the server lets it.
+        app.rpc.health.end_watches()
+        app.hub.close()
+        # stop() returns before the cleanup of the handlers it cancelled has ended.
+        await app.rpc.server.stop(grace_s)
+        rest = Deadline.after(grace_s)
+        await app.rpc.chain.finish(timeout_s=rest.remaining_s())
+        await app.worker.stop(timeout_s=rest.remaining_s())
+        await app.settlement.drain(timeout_s=rest.remaining_s())
+        if app.relay is not None:
+            # Behind all that makes events.
+            await app.relay.stop(timeout_s=rest.remaining_s())
 
 
 def _utc_now() -> datetime:

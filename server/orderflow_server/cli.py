@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
 
 import grpc
 import typer
-from pydantic import ValidationError
 
+from orderflow_server.configuration import CONFIG_VARIABLE, BadSettings, Configuration, load
 from orderflow_server.orders.errors import StoreUnavailable
 from orderflow_server.parked import list_parked
 from orderflow_server.parked import release as release_parked
@@ -35,6 +36,14 @@ Rate = Annotated[float, typer.Option(min=0.0, max=1.0)]
 DatabaseOption = Annotated[
     str | None, typer.Option(help="A SQLite file, or a URL: postgresql://...")
 ]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(envvar=CONFIG_VARIABLE, help="A TOML file of settings: name = value."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Any setting; can be given several times."),
+]
 TargetOption = Annotated[str, typer.Option(help="The simulator, host:port.")]
 
 
@@ -55,28 +64,63 @@ def serve(
     workers: Annotated[
         int | None, typer.Option(help="How many processes serve, on one port.")
     ] = None,
+    tls_certificate: Annotated[
+        Path | None, typer.Option(help="The server's certificate, a PEM file.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key, a PEM file.")] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option(help="Who signed the clients' certificates, a PEM file.")
+    ] = None,
+    insecure: Annotated[
+        bool | None,
+        typer.Option("--insecure", help="Serve other machines without TLS."),
+    ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning, error.")] = None,
     log_format: Annotated[str | None, typer.Option(help="auto, json, console.")] = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
 ) -> None:
-    """Serve orders until Ctrl-C or SIGTERM. More settings: ORDERFLOW_* in the environment."""
+    """Serve orders until Ctrl-C or SIGTERM. All settings: `orderflow-server settings`."""
     given = {
         "address": address,
         "ops_address": ops_address,
         "database": database,
         "gateway": gateway,
         "workers": workers,
+        "tls_certificate": tls_certificate,
+        "tls_key": tls_key,
+        "tls_client_ca": tls_client_ca,
+        "insecure": insecure,
         "log_level": log_level,
         "log_format": log_format,
     }
-    settings = _settings({name: value for name, value in given.items() if value is not None})
+    its = _configuration(given, config, assignments or ()).settings
     # The service's libraries would slow the other commands.
     from orderflow_server.serving import CannotServe
     from orderflow_server.serving import serve as serve_orders
 
     try:
-        asyncio.run(serve_orders(settings))
+        asyncio.run(serve_orders(its))
     except CannotServe as error:
         raise _failure(str(error)) from error
+
+
+@app.command()
+def settings(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, one object a line.")] = False,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+) -> None:
+    """Show every setting: what it means, its default, and the value that `serve` would use."""
+    found = _configuration({}, config, assignments or ())
+    # Its libraries would slow the other commands.
+    from orderflow_server.settings_table import print_settings, setting_lines
+
+    if not as_json:
+        print_settings(found)
+        return
+    for line in setting_lines(found):
+        typer.echo(json.dumps(dataclasses.asdict(line)))
 
 
 @app.command()
@@ -103,8 +147,8 @@ def gateway(
         latency_median_s=latency_ms / 1000,
         latency_sigma=latency_sigma,
     )
-    settings = _settings({"log_format": log_format})
-    configure_logs(level=settings.log_level, form=settings.log_format)
+    its = _configuration({"log_format": log_format}).settings
+    configure_logs(level=its.log_level, form=its.log_format)
     asyncio.run(simulator_server.run(host=host, port=port, seed=seed, faults=faults))
 
 
@@ -168,53 +212,56 @@ def ledger(target: TargetOption = "127.0.0.1:50052") -> None:
 
 
 @app.command()
-def migrate(database: DatabaseOption = None) -> None:
+def migrate(database: DatabaseOption = None, config: ConfigOption = None) -> None:
     """Bring the schema of the database up to date. Servers do so as well when they start."""
-    settings = _settings({} if database is None else {"database": database})
+    its = _configuration({"database": database}, config).settings
 
     async def work() -> None:
-        await upgrade(settings.database)
+        await upgrade(its.database)
 
-    _with_the_database(settings, work())
-    typer.echo(f"{settings.database} is up to date")
+    _with_the_database(its, work())
+    typer.echo(f"{its.database} is up to date")
 
 
 @app.command()
 def parked(
     database: DatabaseOption = None,
     limit: Annotated[int, typer.Option(help="The most to list.", min=1)] = 1000,
+    config: ConfigOption = None,
 ) -> None:
     """List the orders that are parked, one JSON object a line, longest parked first."""
-    settings = _settings({} if database is None else {"database": database})
+    its = _configuration({"database": database}, config).settings
 
     async def work() -> None:
-        async with open_store_for(settings.database) as store:
+        async with open_store_for(its.database) as store:
             for line in await list_parked(store, limit=limit):
                 typer.echo(json.dumps(line))
 
-    _with_the_database(settings, work())
+    _with_the_database(its, work())
 
 
 @app.command()
-def release(order_ids: list[UUID], database: DatabaseOption = None) -> None:
+def release(
+    order_ids: list[UUID], database: DatabaseOption = None, config: ConfigOption = None
+) -> None:
     """Have the gateway asked about parked orders again."""
-    settings = _settings({} if database is None else {"database": database})
+    its = _configuration({"database": database}, config).settings
 
     async def work() -> None:
-        async with open_store_for(settings.database) as store:
+        async with open_store_for(its.database) as store:
             left = await release_parked(store, order_ids, now=lambda: datetime.now(UTC))
         if left:
             raise _failure("not parked: " + ", ".join(map(str, left)))
 
-    _with_the_database(settings, work())
+    _with_the_database(its, work())
 
 
-def _with_the_database(settings: Settings, work: Coroutine[Any, Any, None]) -> None:
-    configure_logs(level="error", form=settings.log_format)
+def _with_the_database(its: Settings, work: Coroutine[Any, Any, None]) -> None:
+    configure_logs(level="error", form=its.log_format)
     try:
         asyncio.run(work)
     except StoreUnavailable as error:
-        raise _failure(f"cannot use the database {settings.database}: {error}") from error
+        raise _failure(f"cannot use the database {its.database}: {error}") from error
 
 
 @app.command()
@@ -230,14 +277,15 @@ def demo(
     raise typer.Exit(run_demo(orders=orders, concurrency=concurrency, seed=seed))
 
 
-def _settings(given: dict[str, Any]) -> Settings:
+def _configuration(
+    flags: dict[str, Any], config: Path | None = None, assignments: Sequence[str] = ()
+) -> Configuration:
+    """The settings, of which those flags that are None were not given."""
+    given = {name: value for name, value in flags.items() if value is not None}
     try:
-        return Settings(**given)
-    except ValidationError as error:
-        problems = [
-            f"setting {'.'.join(map(str, e['loc']))}: {e['msg'].lower()}" for e in error.errors()
-        ]
-        raise _failure("; ".join(problems)) from error
+        return load(given, assignments=assignments, config=config)
+    except BadSettings as error:
+        raise _failure(str(error)) from error
 
 
 def _faults(**values: Any) -> Faults:

@@ -38,6 +38,37 @@ async def stop_signals() -> AsyncIterator[asyncio.Event]:
             loop.remove_signal_handler(number)
 
 
+class StoppedEarly(Exception):
+    """The word to stop came before the service did anything else."""
+
+
+@asynccontextmanager
+async def given_up_at(stop: asyncio.Event) -> AsyncIterator[None]:
+    """Cancels what the block does when `stop` is set meanwhile.
+
+    Raises:
+        StoppedEarly: It was.
+    """
+    loop = asyncio.get_running_loop()
+
+    async def give_up() -> None:
+        await stop.wait()
+        scope.reschedule(loop.time())
+
+    scope = asyncio.timeout(None)
+    try:
+        async with scope:
+            watching = asyncio.create_task(give_up())
+            try:
+                yield
+            finally:
+                watching.cancel()
+    except TimeoutError as error:
+        if not scope.expired():
+            raise
+        raise StoppedEarly from error
+
+
 @contextmanager
 def stop_with_stdin(stop: asyncio.Event) -> Iterator[None]:
     """Sets the event when standard input ends; when it was set already, ends the process at once.

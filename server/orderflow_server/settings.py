@@ -1,23 +1,44 @@
-"""What can be set, where it comes from, and what it means.
-
-Every setting is an environment variable ORDERFLOW_<NAME>; the flags of `orderflow-server serve`
-come before those.
-"""
+"""What can be set, and what it means. Where the values come from: `configuration`."""
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PlainSerializer, PlainValidator
+from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from orderflow_server.addresses import nats_urls, served_address, split_host_port, target
+from orderflow_server.security.exposure import only_this_machine
 from orderflow_server.storage.address import DatabaseAddress
 
+ENV_PREFIX = "ORDERFLOW_"
+INTERNAL = frozenset({"ready_fd"})
+"""Set for processes that start each other, not by people."""
+
+_DATABASE_SCHEMES = ("postgresql://", "postgres://")
+_LAST_PORT = 65_535
+
+
+def _database(value: str | Path | DatabaseAddress) -> DatabaseAddress:
+    address = DatabaseAddress.parse(value)
+    if address.url is not None and not address.url.startswith(_DATABASE_SCHEMES):
+        raise ValueError("it must be a file, or a URL that begins with postgresql://")
+    return address
+
+
+def _without_users(urls: str) -> str:
+    return re.sub(r"//[^/@,]*@", "//", urls)
+
+
+NatsUrls = Annotated[str, AfterValidator(nats_urls), PlainSerializer(_without_users)]
+ServedAddress = Annotated[str, AfterValidator(served_address)]
 Database = Annotated[
     DatabaseAddress,
     NoDecode,  # a text in the environment, not JSON
-    PlainValidator(DatabaseAddress.parse),
+    PlainValidator(_database),
     PlainSerializer(str),
 ]
 
@@ -25,12 +46,18 @@ Database = Annotated[
 class Settings(BaseSettings):
     """The settings of one server process."""
 
-    model_config = SettingsConfigDict(env_prefix="ORDERFLOW_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        frozen=True,
+        extra="forbid",
+        # There may be a password in it.
+        hide_input_in_errors=True,
+    )
 
-    address: str = Field(
+    address: ServedAddress = Field(
         "127.0.0.1:50051", description="Where to serve, host:port. Port 0 takes a free one."
     )
-    ops_address: str = Field(
+    ops_address: ServedAddress = Field(
         "127.0.0.1:9464",
         description="Where /metrics, /livez and /readyz are answered over HTTP, host:port. "
         "Port 0 takes a free one.",
@@ -40,7 +67,7 @@ class Settings(BaseSettings):
         description="A SQLite file, which is made when it is missing, or the URL of a PostgreSQL "
         "database: postgresql://user:password@host/name.",
     )
-    gateway: str = Field(
+    gateway: Annotated[str, AfterValidator(target)] = Field(
         "",
         description="The payment gateway, host:port. Empty: a simulator inside this process, "
         "which forgets its ledger at the end.",
@@ -93,7 +120,7 @@ class Settings(BaseSettings):
         description="After how many attempts an order is parked until a person releases it. The "
         "default takes about a day.",
     )
-    nats: str = Field(
+    nats: NatsUrls = Field(
         "",
         description="Where events are published: the URL of a NATS server with JetStream, or "
         "several with commas. Empty: nowhere.",
@@ -126,11 +153,121 @@ class Settings(BaseSettings):
         10.0, ge=0, le=600, description="How long running calls may take to finish at the end."
     )
 
+    # Security
+    tls_certificate: Path | None = Field(
+        None,
+        description="The server's certificate and those up to its authority, a PEM file. Read "
+        "again when it changes, as all files of certificates and keys are.",
+    )
+    tls_key: Path | None = Field(None, description="The private key of it, a PEM file.")
+    tls_client_ca: Path | None = Field(
+        None,
+        description="The authorities of the clients' certificates, a PEM file. With it, nobody "
+        "connects without a certificate of theirs.",
+    )
+    insecure: bool = Field(
+        False,
+        description="Serve without TLS on an address that other machines can reach: something "
+        "around it keeps it safe.",
+    )
+    token_keys: Path | None = Field(
+        None,
+        description="The public keys of the callers' bearer tokens (JWT): a JWK set, or one key "
+        "as PEM. With this or token_secret, nobody calls without a token.",
+    )
+    token_secret: Path | None = Field(
+        None,
+        description="A file with the secret of tokens that are signed with one (HS256), 32 bytes "
+        "or more.",
+    )
+    token_audience: str = Field(
+        "orderflow", min_length=1, description="Whom a token must be for (aud)."
+    )
+    token_issuer: str = Field(
+        "", description="Who must have issued a token (iss). Empty: whoever has the key."
+    )
+    token_roles_claim: str = Field(
+        "roles",
+        min_length=1,
+        description="The claim with the caller's roles: customer, auditor, operator.",
+    )
+    token_leeway_s: float = Field(
+        30.0,
+        ge=0,
+        le=300,
+        description="How far the clocks of the issuer and of this server may be apart, seconds.",
+    )
+    rate_limit_per_s: float = Field(
+        0.0,
+        ge=0,
+        description="How often a second each caller may call, by the subject of its token; without "
+        "tokens all callers are one. 0: as often as it likes.",
+    )
+    rate_limit_burst: int = Field(
+        100, ge=1, description="How many calls it may make at once after a rest."
+    )
+    max_metadata_bytes: int = Field(
+        16 * 1024, ge=1024, description="The largest metadata of a call that is read, bytes."
+    )
+    max_connections: int = Field(
+        4096,
+        ge=1,
+        description="The most connections; more are closed at once. Fewer where the process may "
+        "not have as many files open.",
+    )
+    max_streams_per_connection: int = Field(
+        1000,
+        ge=1,
+        description="The most calls under way on one connection; more wait in the client.",
+    )
+    handshake_timeout_s: float = Field(
+        10.0, gt=0, le=120, description="How long a new connection may take to say what it wants."
+    )
+    connection_age_s: float = Field(
+        1800.0,
+        ge=0,
+        description="After about this time a connection takes no more calls and its client makes "
+        "another, seconds: so calls spread over new servers. 0: never.",
+    )
+    stalled_stream_s: float = Field(
+        30.0,
+        gt=0,
+        description="How long a watcher may leave a message unread before its call ends, seconds.",
+    )
+
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        host, port = split_host_port(self.address)
+        ops_host, first = split_host_port(self.ops_address)
+        if first + self.workers - 1 > _LAST_PORT:
+            raise ValueError(
+                f"ops_address: {self.workers} workers have as many ports from {first} on, and "
+                f"{_LAST_PORT} is the last"
+            )
+        if host == ops_host and first and port in range(first, first + self.workers):
+            raise ValueError(f"address and ops_address must differ, and both have port {port}")
+        return self
+
+    @model_validator(mode="after")
+    def _is_safe(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key belong together, and one is missing")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("tls_client_ca needs tls_certificate and tls_key")
+        if self.token_keys is not None and self.token_secret is not None:
+            raise ValueError("token_keys and token_secret exclude each other")
+        host, _ = split_host_port(self.address)
+        if not (self.tls_certificate or self.insecure or only_this_machine(host)):
+            raise ValueError(
+                f"address: {self.address} can be reached from other machines; set tls_certificate "
+                "and tls_key, or say insecure"
+            )
+        return self
+
     def environment(self) -> dict[str, str]:
         """The variables from which another process reads these very settings."""
-        prefix = self.model_config["env_prefix"]
         values = dict(self) | {"database": self.database.path or self.database.url}
-        return {f"{prefix}{name.upper()}": str(value) for name, value in values.items()}
+        return {variable(name): _text(each) for name, each in values.items() if each is not None}
 
     @property
     def supervised(self) -> bool:
@@ -141,3 +278,12 @@ class Settings(BaseSettings):
     def lease_s(self) -> float:
         """How long an order belongs to the call that placed it: longer than the call waits."""
         return self.inline_payment_s + 2.0
+
+
+def variable(name: str) -> str:
+    """The variable in the environment for the setting of this name."""
+    return f"{ENV_PREFIX}{name.upper()}"
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, default=str) if isinstance(value, list | tuple) else str(value)

@@ -19,6 +19,7 @@ from typing import Any
 
 import structlog
 
+from orderflow_server.configuration import CONFIG_VARIABLE, SECRETS_VARIABLE
 from orderflow_server.settings import Settings
 
 log = structlog.get_logger("orderflow.workers")
@@ -115,7 +116,7 @@ class Workers:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *("-m", "orderflow_server", "serve"),
-                env=os.environ | self._environment(number, ready_fd=tell),
+                env=self._environment(number, ready_fd=tell),
                 stdin=asyncio.subprocess.PIPE,
                 pass_fds=(tell,),
                 # Not of the terminal's group: its Ctrl-C is for the supervisor alone.
@@ -145,10 +146,16 @@ class Workers:
         return code
 
     def _environment(self, number: int, *, ready_fd: int) -> dict[str, str]:
+        """Its settings are those that this process has read, whatever the files say by now."""
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in (CONFIG_VARIABLE, SECRETS_VARIABLE)
+        }
         host, _, port = self.settings.ops_address.rpartition(":")
         ops_port = int(port) + number if int(port) else 0
         changes = {"ops_address": f"{host}:{ops_port}", "workers": 1, "ready_fd": ready_fd}
-        return self.settings.model_copy(update=changes).environment()
+        return inherited | self.settings.model_copy(update=changes).environment()
 
 
 async def _all_set(events: Iterable[asyncio.Event]) -> None:

@@ -7,26 +7,46 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
+import pytest
+
+from fakes.postgres import TestDatabases
+from fakes.postgres import postgres as postgres
 from harness import until
 from orderflow_client import OrderClient, item, money
 from orderflow_server.workers import reserved_port
 from processes import ServerProcess, run_server_command, server_process
 
 ITEMS = [item("BOOK-1", 2, money("12.50", "EUR"))]
-STARTING_S = 20.0
+STARTING_S = 30.0
+
+
+CONNECTIONS = 12
 
 
 @asynccontextmanager
-async def two_workers(directory: Path) -> AsyncIterator[ServerProcess]:
+async def two_workers(directory: Path, *arguments: str) -> AsyncIterator[ServerProcess]:
     """Both serve when this yields."""
-    arguments = ["--workers", "2", "--ops-address", "127.0.0.1:0"]
+    arguments = ("--workers", "2", "--ops-address", "127.0.0.1:0", *arguments)
     async with server_process(directory, arguments=arguments) as server:
         await until(lambda: said(server, "all workers serve"), timeout_s=STARTING_S)
         yield server
+
+
+@asynccontextmanager
+async def connections(address: str) -> AsyncIterator[list[OrderClient]]:
+    """Each a connection of its own, so that both workers have some of them."""
+    alone = [("grpc.use_local_subchannel_pool", 1)]
+    async with AsyncExitStack() as stack:
+        channels = [
+            await stack.enter_async_context(grpc.aio.insecure_channel(address, options=alone))
+            for _ in range(CONNECTIONS)
+        ]
+        yield [OrderClient(channel) for channel in channels]
 
 
 def said(server: ServerProcess, event: str) -> list[dict[str, Any]]:
@@ -135,3 +155,69 @@ def test_a_reserved_port_is_free_for_those_who_share_it() -> None:
         assert not address.endswith(":0")
         with reserved_port(address) as again:
             assert again == address
+
+
+async def see_all_changes(address: str) -> None:
+    """Changes made through each connection are seen on all of them."""
+    async with connections(address) as clients:
+        orders = await asyncio.gather(
+            *(
+                client.create_order(customer_id="alice", items=ITEMS, payment_token="tok_visa")
+                for client in clients
+            )
+        )
+        versions: dict[tuple[str, int], list[int]] = {
+            (order.id, number): [] for order in orders for number in range(CONNECTIONS)
+        }
+
+        async def watch(order_id: str, number: int) -> None:
+            async for change in clients[number].watch_order(order_id):
+                versions[order_id, number].append(change.version)
+
+        async with asyncio.timeout(40), asyncio.TaskGroup() as group:
+            for order_id, number in versions:
+                group.create_task(watch(order_id, number))
+            await until(lambda: all(versions.values()), timeout_s=20)
+            await asyncio.gather(
+                *(
+                    client.cancel_order(order.id)
+                    for client, order in zip(clients, reversed(orders), strict=True)
+                )
+            )
+            began_s = asyncio.get_running_loop().time()
+        took_s = asyncio.get_running_loop().time() - began_s
+    assert set(map(tuple, versions.values())) == {(2, 3, 4)}
+    assert took_s < 3  # Mostly sooner than the look that needs no telling, over PostgreSQL.
+
+
+@pytest.mark.e2e
+async def test_a_watch_at_one_worker_sees_the_changes_made_at_the_other(tmp_path: Path) -> None:
+    async with two_workers(tmp_path) as server:
+        await see_all_changes(server.address)
+
+
+@pytest.mark.e2e
+async def test_workers_over_postgresql_are_one_service(
+    tmp_path: Path, postgres: TestDatabases
+) -> None:
+    async with (
+        postgres.new(empty=True) as database,
+        two_workers(tmp_path, "--database", database) as server,
+    ):
+        await see_all_changes(server.address)
+        os.kill(processes_of(server)[0], signal.SIGKILL)
+        await until(
+            lambda: len(said(server, "serving")) == 3 and len(processes_of(server)) == 2,
+            timeout_s=STARTING_S,
+        )
+        async with connections(server.address) as clients:
+            listed = await asyncio.gather(*(ids_at(client) for client in clients))
+        assert len(listed[0]) == CONNECTIONS
+        assert all(ids == listed[0] for ids in listed)
+        server.process.terminate()
+        async with asyncio.timeout(15):
+            assert await server.process.wait() == 0
+
+
+async def ids_at(client: OrderClient) -> list[str]:
+    return [order.id async for order in client.list_orders()]

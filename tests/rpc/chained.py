@@ -30,6 +30,7 @@ class Seen:
             response = await proceed()
         except BaseException as error:
             self.errors.append(error)
+            call.settle(error)
             raise
         else:
             self.errors.append(None)

@@ -128,15 +128,25 @@ class ScriptedOrderService(order_service_pb2_grpc.OrderServiceServicer):
 
 
 class ScriptedHealth(health_pb2_grpc.HealthServicer):
-    """Says of each service what `statuses` says; of others, that there is no such service."""
+    """Says of each service what `statuses` says; of others, that there is no such service.
+
+    Watches are told what it was when they began.
+    """
 
     def __init__(self) -> None:
-        self.statuses = {"": health_pb2.HealthCheckResponse.SERVING}
+        self.statuses = {
+            "": health_pb2.HealthCheckResponse.SERVING,
+            "orderflow.v1.OrderService": health_pb2.HealthCheckResponse.SERVING,
+        }
 
     async def Check(self, request: Any, context: Any) -> Any:
         if request.service not in self.statuses:
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
         return health_pb2.HealthCheckResponse(status=self.statuses[request.service])
+
+    async def Watch(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        yield health_pb2.HealthCheckResponse(status=self.statuses[request.service])
+        await asyncio.Event().wait()
 
 
 @dataclass(frozen=True)

@@ -175,10 +175,11 @@ async def test_an_interceptor_cannot_keep_an_error_to_itself() -> None:
     seen = Seen()
     handler = unary(handle)
     async with serving(handler, chain(seen, swallow)) as channel:
-        with pytest.raises(grpc.aio.AioRpcError):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call_unary(channel)
         await until(seen.has_ended)
-    assert isinstance(seen.errors[0], RuntimeError)
+    assert caught.value.code() is grpc.StatusCode.UNKNOWN
+    assert seen.codes == [grpc.StatusCode.UNKNOWN]
 
 
 async def test_a_cancelled_stream_leaves_its_interceptors_in_the_task_it_entered_them_in() -> None:

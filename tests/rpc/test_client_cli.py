@@ -120,6 +120,50 @@ async def test_list_shows_one_page_and_where_the_next_begins(served: Served) -> 
     assert ended.err == "more: --page-token t1\n"
 
 
+@pytest.mark.parametrize("form", [[], ["--json"]])
+async def test_list_all_prints_each_page_before_it_asks_for_the_next(
+    served: Served, form: list[str]
+) -> None:
+    def page(number: int) -> order_service_pb2.ListOrdersResponse:
+        order = order_pb2.Order(id=ID[:-1] + str(number), total=money("1", "EUR"))
+        return order_service_pb2.ListOrdersResponse(orders=[order], next_page_token=f"t{number}")
+
+    # As many as there may be attempts.
+    served.orders.will("ListOrders", page(1), page(2), *[HANG] * 5)
+    process = await start(served.target, "order", "list", "--all", *form)
+    assert process.stdout is not None
+    text = b""
+    async with asyncio.timeout(20):
+        while page(2).orders[0].id.encode() not in text:
+            line = await process.stdout.readline()
+            assert line, text
+            text += line
+    assert page(1).orders[0].id.encode() in text
+    assert text.count(b"placed") == (0 if form else 1)
+    await served.orders.hanging.wait()
+    asked = [each.request.page_token for each in served.orders.attempts("ListOrders")]
+    assert asked[:3] == ["", "t1", "t2"]
+    process.send_signal(signal.SIGINT)
+    await process.communicate()
+    assert process.returncode == 130
+
+
+async def test_the_columns_of_all_pages_are_the_same(served: Served) -> None:
+    short = order_pb2.Order(id=ID, customer_id="c", total=money("1", "EUR"))
+    served.orders.will(
+        "ListOrders",
+        order_service_pb2.ListOrdersResponse(orders=[ORDER], next_page_token="t1"),
+        order_service_pb2.ListOrdersResponse(orders=[short]),
+    )
+    ended = await orderflow(served.target, "order", "list", "--all")
+    header, _, first, second = ended.out.splitlines()
+    for column, one, other in (
+        ("order", ID, ID),
+        ("customer", ORDER.customer_id, short.customer_id),
+    ):
+        assert header.index(column) == first.index(one) == second.rindex(other)
+
+
 async def test_watch_ends_at_paid_unless_told_otherwise(served: Served) -> None:
     changes = [
         order_service_pb2.WatchOrderResponse(order=each) for each in (PENDING, ORDER, DECLINED)

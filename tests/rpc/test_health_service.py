@@ -58,7 +58,7 @@ def test_once_draining_it_never_serves_again() -> None:
     assert not service.serving
 
 
-async def test_a_watch_tells_each_change_and_ends_when_the_server_drains(tmp_path: Path) -> None:
+async def test_a_watch_tells_each_change_and_ends_behind_the_lame_duck(tmp_path: Path) -> None:
     async with running_service(tmp_path) as service:
         watch = health(service).Watch(health_pb2.HealthCheckRequest(service=ORDER_SERVICE))
         assert (await watch.read()).status == SERVING
@@ -68,7 +68,13 @@ async def test_a_watch_tells_each_change_and_ends_when_the_server_drains(tmp_pat
         assert (await watch.read()).status == SERVING
         service.app.rpc.health.drain()
         assert (await watch.read()).status == NOT_SERVING
-        assert await watch.read() is grpc.aio.EOF
+        # Not sooner: a client whose watch has ended begins another at once, and would go on so.
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(
+                asyncio.shield(ended := asyncio.ensure_future(watch.read())), 0.1
+            )
+        service.app.rpc.health.end_watches()
+        assert await ended is grpc.aio.EOF
 
 
 async def test_an_open_watch_does_not_hold_up_the_shutdown(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from orderflow.payments.v1 import payment_gateway_pb2_grpc
 from orderflow.v1 import order_pb2
 from orderflow.v1 import order_service_pb2 as pb
 from orderflow_server.storage.sqlite import SqliteDialect
-from orderflow_server.telemetry.logs import processors
+from orderflow_server.telemetry.correlation import add_names
+from orderflow_server.telemetry.logs import finishing
 
 TOKEN = "canary-token-4242"
 PASSWORD = "canary-password-4242"
@@ -41,7 +42,10 @@ class Log:
         self.lines: list[str] = []
         self.seen = Seen()
         self._libraries = libraries
-        self._renderers = [processors(console=console) for console in (False, True)]
+        self._renderers = [
+            [structlog.processors.add_log_level, add_names, *finishing(console=console)]
+            for console in (False, True)
+        ]
 
     def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
         for renderer in self._renderers:

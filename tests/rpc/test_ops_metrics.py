@@ -28,8 +28,10 @@ from orderflow_server.ops.server import ops_server
 from orderflow_server.orders.errors import OrderError
 from orderflow_server.orders.order import Order
 from orderflow_server.payments.settlement import Settlement
+from orderflow_server.storage.address import DatabaseAddress
 from orderflow_server.storage.engine import BatchEnded
-from orderflow_server.storage.store import EngineOrderStore, open_sqlite_store
+from orderflow_server.storage.opening import open_store_for
+from orderflow_server.storage.store import EngineOrderStore
 from orderflow_server.telemetry.backlog_metrics import BacklogMetrics
 from orderflow_server.telemetry.order_metrics import OrderMetrics
 from orderflow_server.telemetry.runtime_metrics import runtime_metrics
@@ -108,7 +110,7 @@ async def observed(directory: Path) -> AsyncIterator[Observed]:
 
     gateway = FakeGateway(clock)
     async with (
-        open_sqlite_store(directory / "orders.db", on_batch=on_batch) as store,
+        open_store_for(DatabaseAddress(path=directory / "orders.db"), on_batch=on_batch) as store,
         aiohttp.ClientSession() as http,
         ops_server("127.0.0.1:0", registry=registry, ready=lambda: True) as address,
     ):

@@ -118,6 +118,19 @@ async def test_spans_can_be_kept_from_leaving(
     assert receiver.asked == 0
 
 
+@pytest.mark.parametrize("exporter", ["TRACES", "LOGS"])
+async def test_a_variable_that_cannot_be_read_is_one_kind_of_error(
+    receiver: OtlpReceiver, environment: pytest.MonkeyPatch, exporter: str
+) -> None:
+    """The SDK has a kind of its own for this one."""
+    environment.setenv("OTEL_TRACES_EXPORTER", "none")
+    environment.setenv(f"OTEL_{exporter}_EXPORTER", "otlp")
+    environment.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "foo")
+    with pytest.raises(ValueError, match="COMPRESSION"):
+        async with open_exports(version="1"):
+            pass
+
+
 async def test_log_lines_arrive_with_their_span_and_without_secrets(
     receiver: OtlpReceiver, environment: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ from orderflow_server.storage.dialect import PoisonedBatch
 from orderflow_server.storage.guarded import guarded_by, store_outcome
 from orderflow_server.storage.opening import open_store_for
 from orderflow_server.storage.postgres import PostgresDialect, PostgresOptions
-from orderflow_server.storage.store import EngineOrderStore, open_sqlite_store
+from orderflow_server.storage.store import EngineOrderStore
 
 __all__ = ["postgres"]
 
@@ -48,7 +48,9 @@ OUTBOXES: dict[
     ],
 ] = {
     "memory": lambda _: open_memory_store(),
-    "sqlite": lambda request: open_sqlite_store(request.getfixturevalue("tmp_path") / "orders.db"),
+    "sqlite": lambda request: open_store_for(
+        DatabaseAddress(path=request.getfixturevalue("tmp_path") / "orders.db")
+    ),
     "postgres": lambda request: open_postgres_store(request.getfixturevalue("postgres")),
 }
 BACKENDS: dict[str, Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[OrderStore]]] = {

@@ -6,12 +6,13 @@ import sys
 from pathlib import Path
 
 from fakes.orders import LEASE, new_order
-from orderflow_server.storage.store import open_sqlite_store
+from orderflow_server.storage.address import DatabaseAddress
+from orderflow_server.storage.opening import open_store_for
 
 
 async def main(path: Path) -> None:
     numbers = itertools.count()
-    async with open_sqlite_store(path) as store:
+    async with open_store_for(DatabaseAddress(path=path)) as store:
 
         async def place() -> None:
             for number in numbers:

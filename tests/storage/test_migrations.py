@@ -25,15 +25,14 @@ from orderflow_server.storage.address import DatabaseAddress
 from orderflow_server.storage.opening import open_store_for, upgrade
 from orderflow_server.storage.sqlite.rows import event_row, item_rows, order_row
 from orderflow_server.storage.sqlite.writes import INSERT_EVENTS, INSERT_ITEMS, INSERT_ORDERS
-from orderflow_server.storage.store import open_sqlite_store
 
 OPEN = """
 import asyncio, sys
-from pathlib import Path
-from orderflow_server.storage.store import open_sqlite_store
+from orderflow_server.storage.address import DatabaseAddress
+from orderflow_server.storage.opening import open_store_for
 
 async def main():
-    async with open_sqlite_store(Path(sys.argv[1])) as store:
+    async with open_store_for(DatabaseAddress.parse(sys.argv[1])) as store:
         await store.ping()
 
 def run():
@@ -42,7 +41,7 @@ def run():
 
 
 async def create(path: Path) -> None:
-    async with open_sqlite_store(path):
+    async with open_store_for(DatabaseAddress(path=path)):
         pass
 
 
@@ -214,7 +213,7 @@ async def test_a_server_refuses_a_schema_that_is_further_ahead(database: Databas
 async def test_a_server_of_the_release_before_works_on_this_schema(tmp_path: Path) -> None:
     """What it runs, which knows nothing of parking and publishing, and what is made of that."""
     path = tmp_path / "orders.db"
-    async with open_sqlite_store(path) as store:
+    async with open_store_for(DatabaseAddress(path=path)) as store:
         before = sqlite3.connect(path, isolation_level=None)
         order = new_order(1)
         for number in (1, 2):

@@ -34,7 +34,7 @@ from orderflow_server.storage.commands import (
     TakeLease,
 )
 from orderflow_server.storage.opening import open_store_for, upgrade
-from orderflow_server.storage.store import EngineOrderStore, open_sqlite_store
+from orderflow_server.storage.store import EngineOrderStore
 
 REQUESTS = 3
 CONTENTS = ("ada", "bob")
@@ -153,8 +153,8 @@ def test_batches_do_on_sqlite_what_their_commands_do_one_after_the_other(
 ) -> None:
     async def run(path: Path) -> None:
         sizes: list[int] = []
-        async with open_sqlite_store(
-            path, on_batch=lambda event: sizes.append(event.size)
+        async with open_store_for(
+            DatabaseAddress(path=path), on_batch=lambda event: sizes.append(event.size)
         ) as store:
             await compare(store, sizes, script)
 

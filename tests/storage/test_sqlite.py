@@ -19,14 +19,16 @@ from fakes.orders import LEASE, NOW, new_order
 from orderflow_server.orders.errors import OrderNotFound, StoreUnavailable
 from orderflow_server.orders.money import Money
 from orderflow_server.orders.order import Order, OrderItem, OrderQuery, OrderState
+from orderflow_server.storage.address import DatabaseAddress
 from orderflow_server.storage.commands import Command, Defer, LeaseDue, Place, Save
 from orderflow_server.storage.dialect import PoisonedBatch
-from orderflow_server.storage.engine import BatchEnded, CommandFailed
+from orderflow_server.storage.engine import BatchEnded, CommandFailed, EngineOptions
+from orderflow_server.storage.opening import open_store_for
 from orderflow_server.storage.sqlite import SqliteDialect, SqliteOptions
 from orderflow_server.storage.sqlite.dialect import use_wal
 from orderflow_server.storage.sqlite.reads import BACKLOG, page_sql
 from orderflow_server.storage.sqlite.writes import write_batch
-from orderflow_server.storage.store import EngineOrderStore, open_sqlite_store
+from orderflow_server.storage.store import EngineOrderStore, open_store
 
 TESTS = Path(__file__).parent.parent
 
@@ -38,7 +40,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def store(path: Path) -> AsyncIterator[EngineOrderStore]:
-    async with open_sqlite_store(path) as opened:
+    async with open_store_for(DatabaseAddress(path=path)) as opened:
         yield opened
 
 
@@ -113,7 +115,8 @@ async def test_a_full_disk_fails_the_batch_and_the_next_is_written(
 
 
 async def test_a_lock_that_lasts_too_long_fails_the_batch(path: Path) -> None:
-    async with open_sqlite_store(path, sqlite=SqliteOptions(busy_timeout_s=0)) as store:
+    impatient = SqliteDialect(path, SqliteOptions(busy_timeout_s=0))
+    async with open_store(impatient, options=EngineOptions()) as store:
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreUnavailable) as failure:
@@ -126,20 +129,20 @@ async def test_a_lock_that_lasts_too_long_fails_the_batch(path: Path) -> None:
 
 async def test_a_directory_that_is_missing_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable, match="cannot be opened") as failure:
-        async with open_sqlite_store(tmp_path / "missing" / "orders.db"):
+        async with open_store_for(DatabaseAddress(path=tmp_path / "missing" / "orders.db")):
             pass
     assert isinstance(failure.value.__cause__, sqlite3.OperationalError)
 
 
 async def test_a_file_that_is_no_database_is_told_at_once() -> None:
     with pytest.raises(StoreUnavailable) as failure:
-        async with open_sqlite_store(Path(__file__)):
+        async with open_store_for(DatabaseAddress(path=Path(__file__))):
             pass
     assert isinstance(failure.value.__cause__, sqlite3.DatabaseError)
 
 
 async def test_a_closed_store_answers_nobody(path: Path) -> None:
-    async with open_sqlite_store(path) as store:
+    async with open_store_for(DatabaseAddress(path=path)) as store:
         await store.place(new_order(1), lease_until=LEASE)
     with pytest.raises(StoreUnavailable):
         await store.place(new_order(2), lease_until=LEASE)
@@ -198,12 +201,12 @@ async def test_a_busy_event_loop_rests_now_and_then_while_a_thread_is_at_work(
 
 async def test_closing_writes_all_that_waits_and_opening_again_finds_it(path: Path) -> None:
     orders = [new_order(number) for number in range(600)]
-    async with open_sqlite_store(path) as store:
+    async with open_store_for(DatabaseAddress(path=path)) as store:
         tasks = [asyncio.create_task(store.place(order, lease_until=LEASE)) for order in orders]
         await asyncio.sleep(0)
         assert store.queue_depth == len(orders)
     assert await asyncio.gather(*tasks) == orders
-    async with open_sqlite_store(path) as store:
+    async with open_store_for(DatabaseAddress(path=path)) as store:
         assert await store.list(OrderQuery(limit=1000)) == orders[::-1]
 
 
@@ -234,7 +237,7 @@ async def test_killing_the_process_loses_no_acknowledged_order(path: Path) -> No
     assert await process.wait() == -signal.SIGKILL
     acknowledged += [int(line) for line in rest.splitlines(keepends=True) if line.endswith(b"\n")]
 
-    async with open_sqlite_store(path) as store:
+    async with open_store_for(DatabaseAddress(path=path)) as store:
         stored = await store.list(OrderQuery(limit=2**31))
         assert {new_order(number).id for number in acknowledged} <= {order.id for order in stored}
         for number, order in enumerate(reversed(stored)):
@@ -265,7 +268,7 @@ async def test_each_version_has_one_event_in_the_order_of_commits(
 
 async def test_listeners_learn_of_each_new_version(path: Path) -> None:
     events: list[BatchEnded] = []
-    async with open_sqlite_store(path, on_batch=events.append) as store:
+    async with open_store_for(DatabaseAddress(path=path), on_batch=events.append) as store:
         order = await store.place(new_order(1), lease_until=NOW)
         await store.place(new_order(2, request=1), lease_until=NOW)
         await store.lease_due(now=NOW, lease_until=LEASE, limit=1)

@@ -11,14 +11,15 @@ from fakes.orders import LEASE, new_order
 from orderflow_client.resilience import deadline
 from orderflow_client.resilience.deadline import Deadline
 from orderflow_server.orders.errors import DeadlineExpired
+from orderflow_server.storage.address import DatabaseAddress
+from orderflow_server.storage.opening import open_store_for
 from orderflow_server.storage.sqlite import SqliteDialect, SqliteOptions
-from orderflow_server.storage.store import open_sqlite_store
 
 ENDLESS = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
 
 
 async def test_a_read_whose_deadline_has_passed_is_not_begun(tmp_path: Path) -> None:
-    async with open_sqlite_store(tmp_path / "orders.db") as store:
+    async with open_store_for(DatabaseAddress(path=tmp_path / "orders.db")) as store:
         order = await store.place(new_order(), lease_until=LEASE)
         now_s = 10.0
         with (

@@ -37,6 +37,15 @@ async def test_a_signal_reaches_every_watcher_of_that_order_and_no_other() -> No
         assert not await is_set(other)
 
 
+async def test_who_wants_to_know_of_every_change_does_also_where_nobody_watches() -> None:
+    hub = ChangeHub()
+    woken: list[str] = []
+    hub.on_every_change(lambda: woken.append("relay"))
+    hub.publish([ONE])
+    hub.publish([TWO])
+    assert woken == ["relay", "relay"]
+
+
 async def test_it_wakes_a_watcher_that_waits() -> None:
     hub = ChangeHub()
     with hub.subscribe(ONE) as signal:

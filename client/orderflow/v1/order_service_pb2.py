@@ -26,10 +26,11 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from orderflow.resilience.v1 import policy_pb2 as orderflow_dot_resilience_dot_v1_dot_policy__pb2
+from orderflow.security.v1 import access_pb2 as orderflow_dot_security_dot_v1_dot_access__pb2
 from orderflow.v1 import order_pb2 as orderflow_dot_v1_dot_order__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n orderflow/v1/order_service.proto\x12\x0corderflow.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$orderflow/resilience/v1/policy.proto\x1a\x18orderflow/v1/order.proto\"\xce\x01\n\x12\x43reateOrderRequest\x12\x1f\n\nrequest_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\x12\x33\n\x0b\x63ustomer_id\x18\x02 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18@2\x13^[A-Za-z0-9._:@-]*$\x12\x32\n\x05items\x18\x03 \x03(\x0b\x32\x17.orderflow.v1.OrderItemB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x64\x12.\n\rpayment_token\x18\x04 \x01(\tB\x17\x80\x01\x01\xbaH\x11r\x0f\x10\x01\x18\xff\x01\x32\x08^[!-~]*$\"9\n\x13\x43reateOrderResponse\x12\"\n\x05order\x18\x01 \x01(\x0b\x32\x13.orderflow.v1.Order\"0\n\x0fGetOrderRequest\x12\x1d\n\x08order_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\"6\n\x10GetOrderResponse\x12\"\n\x05order\x18\x01 \x01(\x0b\x32\x13.orderflow.v1.Order\"\xa9\x02\n\x11ListOrdersRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x31\n\x0b\x63ustomer_id\x18\x03 \x01(\tB\x1c\xbaH\x19r\x17\x18@2\x13^[A-Za-z0-9._:@-]*$\x12=\n\x06states\x18\x04 \x03(\x0e\x32\x18.orderflow.v1.OrderStateB\x13\xbaH\x10\x92\x01\r\x10\x05\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x31\n\rcreated_after\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reated_before\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"R\n\x12ListOrdersResponse\x12#\n\x06orders\x18\x01 \x03(\x0b\x32\x13.orderflow.v1.Order\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"3\n\x12\x43\x61ncelOrderRequest\x12\x1d\n\x08order_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\"9\n\x13\x43\x61ncelOrderResponse\x12\"\n\x05order\x18\x01 \x01(\x0b\x32\x13.orderflow.v1.Order\"2\n\x11WatchOrderRequest\x12\x1d\n\x08order_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\"8\n\x12WatchOrderResponse\x12\"\n\x05order\x18\x01 \x01(\x0b\x32\x13.orderflow.v1.Order2\xd8\x05\n\x0cOrderService\x12\x8a\x01\n\x0b\x43reateOrder\x12 .orderflow.v1.CreateOrderRequest\x1a!.orderflow.v1.CreateOrderResponse\"6\x90\x02\x02\xa2\x9f\x19\x1a\n\x02\x08\n\x12\x12\x08\x05\x12\x05\x10\x80\xad\xe2\x04\x1a\x02\x08\x01%\x00\x00\x00@ \x03\x82\xd3\xe4\x93\x02\x0f\"\n/v1/orders:\x01*\x12\x8d\x01\n\x08GetOrder\x12\x1d.orderflow.v1.GetOrderRequest\x1a\x1e.orderflow.v1.GetOrderResponse\"B\x90\x02\x01\xa2\x9f\x19\x1e\n\x02\x08\x02\x12\x12\x08\x05\x12\x05\x10\x80\xad\xe2\x04\x1a\x02\x08\x01%\x00\x00\x00@\x1a\x02\x08\x02 \x02\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/orders/{order_id}\x12\x84\x01\n\nListOrders\x12\x1f.orderflow.v1.ListOrdersRequest\x1a .orderflow.v1.ListOrdersResponse\"3\x90\x02\x01\xa2\x9f\x19\x1a\n\x02\x08\x05\x12\x12\x08\x05\x12\x05\x10\x80\xad\xe2\x04\x1a\x02\x08\x01%\x00\x00\x00@ \x01\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/orders\x12\x9c\x01\n\x0b\x43\x61ncelOrder\x12 .orderflow.v1.CancelOrderRequest\x1a!.orderflow.v1.CancelOrderResponse\"H\x90\x02\x02\xa2\x9f\x19\x1a\n\x02\x08\n\x12\x12\x08\x05\x12\x05\x10\x80\xad\xe2\x04\x1a\x02\x08\x01%\x00\x00\x00@ \x03\x82\xd3\xe4\x93\x02!\"\x1c/v1/orders/{order_id}:cancel:\x01*\x12\x84\x01\n\nWatchOrder\x12\x1f.orderflow.v1.WatchOrderRequest\x1a .orderflow.v1.WatchOrderResponse\"1\x90\x02\x01\xa2\x9f\x19\x07\n\x03\x08\x90\x1c \x02\x82\xd3\xe4\x93\x02\x1d\x12\x1b/v1/orders/{order_id}:watch0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n orderflow/v1/order_service.proto\x12\x0corderflow.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$orderflow/resilience/v1/policy.proto\x1a\"orderflow/security/v1/access.proto\x1a\x18orderflow/v1/order.proto\"\xce\x01\n\x12\x43reateOrderRequest\x12\x1f\n\nrequest_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\x12\x33\n\x0b\x63ustomer_id\x18\x02 \x01(\tB\x1e\xbaH\x1br\x19\x10\x01\x18@2\x13^[A-Za-z0-9._:@-]*$\x12\x32\n\x05items\x18\x03 \x03(\x0b\x32\x17.orderflow.v1.OrderItemB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x64\x12.\n\rpayment_token\x18\x04 \x01(\tB\x17\x80\x01\x01\xbaH\x11r\x0f\x10\x01\x18\xff\x01\x32\x08^[!-~]*$\"9\n\x13\x43reateOrderResponse\x12\"\n\x05order\x18\x01 \x01(\x0b\x32\x13.orderflow.v1.Order\"0\n\x0fGetOrderRequest\x12\x1d\n\x08order_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\"6\n\x10GetOrderResponse\x12\"\n\x05order\x18\x01 \x01(\x0b\x32\x13.orderflow.v1.Order\"\xa9\x02\n\x11ListOrdersRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\x12\x31\n\x0b\x63ustomer_id\x18\x03 \x01(\tB\x1c\xbaH\x19r\x17\x18@2\x13^[A-Za-z0-9._:@-]*$\x12=\n\x06states\x18\x04 \x03(\x0e\x32\x18.orderflow.v1.OrderStateB\x13\xbaH\x10\x92\x01\r\x10\x05\x18\x01\"\x07\x82\x01\x04\x10\x01 \x00\x12\x31\n\rcreated_after\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reated_before\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"R\n\x12ListOrdersResponse\x12#\n\x06orders\x18\x01 \x03(\x0b\x32\x13.orderflow.v1.Order\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"3\n\x12\x43\x61ncelOrderRequest\x12\x1d\n\x08order_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\"9\n\x13\x43\x61ncelOrderResponse\x12\"\n\x05order\x18\x01 \x01(\x0b\x32\x13.orderflow.v1.Order\"2\n\x11WatchOrderRequest\x12\x1d\n\x08order_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xc8\x01\x01\"8\n\x12WatchOrderResponse\x12\"\n\x05order\x18\x01 \x01(\x0b\x32\x13.orderflow.v1.Order2\x83\x06\n\x0cOrderService\x12\x92\x01\n\x0b\x43reateOrder\x12 .orderflow.v1.CreateOrderRequest\x1a!.orderflow.v1.CreateOrderResponse\">\x90\x02\x02\xa2\x9f\x19\x1a\n\x02\x08\n\x12\x12\x08\x05\x12\x05\x10\x80\xad\xe2\x04\x1a\x02\x08\x01%\x00\x00\x00@ \x03\xaa\x9f\x19\x04\n\x02\x01\x03\x82\xd3\xe4\x93\x02\x0f\"\n/v1/orders:\x01*\x12\x96\x01\n\x08GetOrder\x12\x1d.orderflow.v1.GetOrderRequest\x1a\x1e.orderflow.v1.GetOrderResponse\"K\x90\x02\x01\xa2\x9f\x19\x1e\n\x02\x08\x02\x12\x12\x08\x05\x12\x05\x10\x80\xad\xe2\x04\x1a\x02\x08\x01%\x00\x00\x00@\x1a\x02\x08\x02 \x02\xaa\x9f\x19\x05\n\x03\x01\x02\x03\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/orders/{order_id}\x12\x8d\x01\n\nListOrders\x12\x1f.orderflow.v1.ListOrdersRequest\x1a .orderflow.v1.ListOrdersResponse\"<\x90\x02\x01\xa2\x9f\x19\x1a\n\x02\x08\x05\x12\x12\x08\x05\x12\x05\x10\x80\xad\xe2\x04\x1a\x02\x08\x01%\x00\x00\x00@ \x01\xaa\x9f\x19\x05\n\x03\x01\x02\x03\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/orders\x12\xa4\x01\n\x0b\x43\x61ncelOrder\x12 .orderflow.v1.CancelOrderRequest\x1a!.orderflow.v1.CancelOrderResponse\"P\x90\x02\x02\xa2\x9f\x19\x1a\n\x02\x08\n\x12\x12\x08\x05\x12\x05\x10\x80\xad\xe2\x04\x1a\x02\x08\x01%\x00\x00\x00@ \x03\xaa\x9f\x19\x04\n\x02\x01\x03\x82\xd3\xe4\x93\x02!\"\x1c/v1/orders/{order_id}:cancel:\x01*\x12\x8d\x01\n\nWatchOrder\x12\x1f.orderflow.v1.WatchOrderRequest\x1a .orderflow.v1.WatchOrderResponse\":\x90\x02\x01\xa2\x9f\x19\x07\n\x03\x08\x90\x1c \x02\xaa\x9f\x19\x05\n\x03\x01\x02\x03\x82\xd3\xe4\x93\x02\x1d\x12\x1b/v1/orders/{order_id}:watch0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -59,35 +60,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHORDERREQUEST'].fields_by_name['order_id']._loaded_options = None
   _globals['_WATCHORDERREQUEST'].fields_by_name['order_id']._serialized_options = b'\272H\010r\003\260\001\001\310\001\001'
   _globals['_ORDERSERVICE'].methods_by_name['CreateOrder']._loaded_options = None
-  _globals['_ORDERSERVICE'].methods_by_name['CreateOrder']._serialized_options = b'\220\002\002\242\237\031\032\n\002\010\n\022\022\010\005\022\005\020\200\255\342\004\032\002\010\001%\000\000\000@ \003\202\323\344\223\002\017\"\n/v1/orders:\001*'
+  _globals['_ORDERSERVICE'].methods_by_name['CreateOrder']._serialized_options = b'\220\002\002\242\237\031\032\n\002\010\n\022\022\010\005\022\005\020\200\255\342\004\032\002\010\001%\000\000\000@ \003\252\237\031\004\n\002\001\003\202\323\344\223\002\017\"\n/v1/orders:\001*'
   _globals['_ORDERSERVICE'].methods_by_name['GetOrder']._loaded_options = None
-  _globals['_ORDERSERVICE'].methods_by_name['GetOrder']._serialized_options = b'\220\002\001\242\237\031\036\n\002\010\002\022\022\010\005\022\005\020\200\255\342\004\032\002\010\001%\000\000\000@\032\002\010\002 \002\202\323\344\223\002\027\022\025/v1/orders/{order_id}'
+  _globals['_ORDERSERVICE'].methods_by_name['GetOrder']._serialized_options = b'\220\002\001\242\237\031\036\n\002\010\002\022\022\010\005\022\005\020\200\255\342\004\032\002\010\001%\000\000\000@\032\002\010\002 \002\252\237\031\005\n\003\001\002\003\202\323\344\223\002\027\022\025/v1/orders/{order_id}'
   _globals['_ORDERSERVICE'].methods_by_name['ListOrders']._loaded_options = None
-  _globals['_ORDERSERVICE'].methods_by_name['ListOrders']._serialized_options = b'\220\002\001\242\237\031\032\n\002\010\005\022\022\010\005\022\005\020\200\255\342\004\032\002\010\001%\000\000\000@ \001\202\323\344\223\002\014\022\n/v1/orders'
+  _globals['_ORDERSERVICE'].methods_by_name['ListOrders']._serialized_options = b'\220\002\001\242\237\031\032\n\002\010\005\022\022\010\005\022\005\020\200\255\342\004\032\002\010\001%\000\000\000@ \001\252\237\031\005\n\003\001\002\003\202\323\344\223\002\014\022\n/v1/orders'
   _globals['_ORDERSERVICE'].methods_by_name['CancelOrder']._loaded_options = None
-  _globals['_ORDERSERVICE'].methods_by_name['CancelOrder']._serialized_options = b'\220\002\002\242\237\031\032\n\002\010\n\022\022\010\005\022\005\020\200\255\342\004\032\002\010\001%\000\000\000@ \003\202\323\344\223\002!\"\034/v1/orders/{order_id}:cancel:\001*'
+  _globals['_ORDERSERVICE'].methods_by_name['CancelOrder']._serialized_options = b'\220\002\002\242\237\031\032\n\002\010\n\022\022\010\005\022\005\020\200\255\342\004\032\002\010\001%\000\000\000@ \003\252\237\031\004\n\002\001\003\202\323\344\223\002!\"\034/v1/orders/{order_id}:cancel:\001*'
   _globals['_ORDERSERVICE'].methods_by_name['WatchOrder']._loaded_options = None
-  _globals['_ORDERSERVICE'].methods_by_name['WatchOrder']._serialized_options = b'\220\002\001\242\237\031\007\n\003\010\220\034 \002\202\323\344\223\002\035\022\033/v1/orders/{order_id}:watch'
-  _globals['_CREATEORDERREQUEST']._serialized_start=207
-  _globals['_CREATEORDERREQUEST']._serialized_end=413
-  _globals['_CREATEORDERRESPONSE']._serialized_start=415
-  _globals['_CREATEORDERRESPONSE']._serialized_end=472
-  _globals['_GETORDERREQUEST']._serialized_start=474
-  _globals['_GETORDERREQUEST']._serialized_end=522
-  _globals['_GETORDERRESPONSE']._serialized_start=524
-  _globals['_GETORDERRESPONSE']._serialized_end=578
-  _globals['_LISTORDERSREQUEST']._serialized_start=581
-  _globals['_LISTORDERSREQUEST']._serialized_end=878
-  _globals['_LISTORDERSRESPONSE']._serialized_start=880
-  _globals['_LISTORDERSRESPONSE']._serialized_end=962
-  _globals['_CANCELORDERREQUEST']._serialized_start=964
-  _globals['_CANCELORDERREQUEST']._serialized_end=1015
-  _globals['_CANCELORDERRESPONSE']._serialized_start=1017
-  _globals['_CANCELORDERRESPONSE']._serialized_end=1074
-  _globals['_WATCHORDERREQUEST']._serialized_start=1076
-  _globals['_WATCHORDERREQUEST']._serialized_end=1126
-  _globals['_WATCHORDERRESPONSE']._serialized_start=1128
-  _globals['_WATCHORDERRESPONSE']._serialized_end=1184
-  _globals['_ORDERSERVICE']._serialized_start=1187
-  _globals['_ORDERSERVICE']._serialized_end=1915
+  _globals['_ORDERSERVICE'].methods_by_name['WatchOrder']._serialized_options = b'\220\002\001\242\237\031\007\n\003\010\220\034 \002\252\237\031\005\n\003\001\002\003\202\323\344\223\002\035\022\033/v1/orders/{order_id}:watch'
+  _globals['_CREATEORDERREQUEST']._serialized_start=243
+  _globals['_CREATEORDERREQUEST']._serialized_end=449
+  _globals['_CREATEORDERRESPONSE']._serialized_start=451
+  _globals['_CREATEORDERRESPONSE']._serialized_end=508
+  _globals['_GETORDERREQUEST']._serialized_start=510
+  _globals['_GETORDERREQUEST']._serialized_end=558
+  _globals['_GETORDERRESPONSE']._serialized_start=560
+  _globals['_GETORDERRESPONSE']._serialized_end=614
+  _globals['_LISTORDERSREQUEST']._serialized_start=617
+  _globals['_LISTORDERSREQUEST']._serialized_end=914
+  _globals['_LISTORDERSRESPONSE']._serialized_start=916
+  _globals['_LISTORDERSRESPONSE']._serialized_end=998
+  _globals['_CANCELORDERREQUEST']._serialized_start=1000
+  _globals['_CANCELORDERREQUEST']._serialized_end=1051
+  _globals['_CANCELORDERRESPONSE']._serialized_start=1053
+  _globals['_CANCELORDERRESPONSE']._serialized_end=1110
+  _globals['_WATCHORDERREQUEST']._serialized_start=1112
+  _globals['_WATCHORDERREQUEST']._serialized_end=1162
+  _globals['_WATCHORDERRESPONSE']._serialized_start=1164
+  _globals['_WATCHORDERRESPONSE']._serialized_end=1220
+  _globals['_ORDERSERVICE']._serialized_start=1223
+  _globals['_ORDERSERVICE']._serialized_end=1994
 # @@protoc_insertion_point(module_scope)

@@ -34,7 +34,8 @@ class CreateOrderRequest(message.Message):
     """
     customer_id: builtins.str
     """Who the order is for: 1 to 64 of A-Z, a-z, 0-9, dot, underscore, colon, at
-    and hyphen. Required.
+    and hyphen. Required. A customer may only say itself: PERMISSION_DENIED, reason
+    OTHER_CUSTOMER.
     """
     payment_token: builtins.str
     """What to charge: the payment method's token at the gateway, 1 to 255 printable
@@ -137,7 +138,9 @@ class ListOrdersRequest(message.Message):
     The filters must be those of the page before; page_size may change.
     """
     customer_id: builtins.str
-    """Only orders of this customer. Empty: of every customer."""
+    """Only orders of this customer. Empty: of every customer that the caller may see, which
+    for a customer is itself. Anybody else's: PERMISSION_DENIED, reason OTHER_CUSTOMER.
+    """
     @builtins.property
     def states(self) -> containers.RepeatedScalarFieldContainer[order_pb2.OrderState.ValueType]:
         """Only orders in one of these states. Empty: in any."""

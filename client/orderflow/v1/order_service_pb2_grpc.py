@@ -32,6 +32,11 @@ class OrderServiceStub:
     in UPPER_SNAKE_CASE. A request with fields this server does not know is
     refused (INVALID_ARGUMENT, reason INVALID_REQUEST): ignoring a field of a payment
     could mean ignoring what the caller meant.
+
+    Where the server asks for tokens (metadata "authorization: Bearer ..."), a call without a
+    good one is UNAUTHENTICATED, reason TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED; one
+    without a role that the method asks for is PERMISSION_DENIED, reason ROLE_MISSING. A caller
+    that may see only its own orders gets NOT_FOUND for any other, as if it did not exist.
     """
 
     def __init__(self, channel):
@@ -74,6 +79,11 @@ class OrderServiceServicer:
     in UPPER_SNAKE_CASE. A request with fields this server does not know is
     refused (INVALID_ARGUMENT, reason INVALID_REQUEST): ignoring a field of a payment
     could mean ignoring what the caller meant.
+
+    Where the server asks for tokens (metadata "authorization: Bearer ..."), a call without a
+    good one is UNAUTHENTICATED, reason TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED; one
+    without a role that the method asks for is PERMISSION_DENIED, reason ROLE_MISSING. A caller
+    that may see only its own orders gets NOT_FOUND for any other, as if it did not exist.
     """
 
     def CreateOrder(self, request, context):
@@ -175,6 +185,11 @@ class OrderService:
     in UPPER_SNAKE_CASE. A request with fields this server does not know is
     refused (INVALID_ARGUMENT, reason INVALID_REQUEST): ignoring a field of a payment
     could mean ignoring what the caller meant.
+
+    Where the server asks for tokens (metadata "authorization: Bearer ..."), a call without a
+    good one is UNAUTHENTICATED, reason TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED; one
+    without a role that the method asks for is PERMISSION_DENIED, reason ROLE_MISSING. A caller
+    that may see only its own orders gets NOT_FOUND for any other, as if it did not exist.
     """
 
     @staticmethod

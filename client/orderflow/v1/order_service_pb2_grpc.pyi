@@ -33,6 +33,11 @@ class OrderServiceStub:
     in UPPER_SNAKE_CASE. A request with fields this server does not know is
     refused (INVALID_ARGUMENT, reason INVALID_REQUEST): ignoring a field of a payment
     could mean ignoring what the caller meant.
+
+    Where the server asks for tokens (metadata "authorization: Bearer ..."), a call without a
+    good one is UNAUTHENTICATED, reason TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED; one
+    without a role that the method asks for is PERMISSION_DENIED, reason ROLE_MISSING. A caller
+    that may see only its own orders gets NOT_FOUND for any other, as if it did not exist.
     """
 
     @_typing.overload
@@ -84,6 +89,11 @@ class OrderServiceAsyncStub(OrderServiceStub):
     in UPPER_SNAKE_CASE. A request with fields this server does not know is
     refused (INVALID_ARGUMENT, reason INVALID_REQUEST): ignoring a field of a payment
     could mean ignoring what the caller meant.
+
+    Where the server asks for tokens (metadata "authorization: Bearer ..."), a call without a
+    good one is UNAUTHENTICATED, reason TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED; one
+    without a role that the method asks for is PERMISSION_DENIED, reason ROLE_MISSING. A caller
+    that may see only its own orders gets NOT_FOUND for any other, as if it did not exist.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -131,6 +141,11 @@ class OrderServiceServicer(metaclass=_abc_1.ABCMeta):
     in UPPER_SNAKE_CASE. A request with fields this server does not know is
     refused (INVALID_ARGUMENT, reason INVALID_REQUEST): ignoring a field of a payment
     could mean ignoring what the caller meant.
+
+    Where the server asks for tokens (metadata "authorization: Bearer ..."), a call without a
+    good one is UNAUTHENTICATED, reason TOKEN_MISSING, TOKEN_INVALID or TOKEN_EXPIRED; one
+    without a role that the method asks for is PERMISSION_DENIED, reason ROLE_MISSING. A caller
+    that may see only its own orders gets NOT_FOUND for any other, as if it did not exist.
     """
 
     @_abc_1.abstractmethod

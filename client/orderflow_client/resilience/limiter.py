@@ -124,6 +124,8 @@ class LimiterPermit:
         error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
+        if self._limiter is None:
+            return
         if error is None:
             self.release(Completion.SERVED)
             return
@@ -224,8 +226,8 @@ class Limiter:
         if self._in_flight >= limit:
             return None
         if (
-            criticality is not Criticality.CRITICAL
-            and self._in_flight >= limit * _OPEN_TO_ALL
+            self._in_flight >= limit * _OPEN_TO_ALL
+            and criticality is not Criticality.CRITICAL
             and self._refusing()
         ):
             return None
@@ -291,15 +293,17 @@ class Limiter:
         return False
 
     def _release(self, admitted_s: float, completion: Completion) -> None:
-        old = self._limit.current
-        self._limit.observe(
-            max(self._clock() - admitted_s, 0.0), in_flight=self._in_flight, completion=completion
+        limit = self._limit
+        old = limit.current
+        latency_s = self._clock() - admitted_s
+        limit.observe(
+            latency_s if latency_s > 0 else 0.0, in_flight=self._in_flight, completion=completion
         )
         self._in_flight -= 1
         self._completed.add()
         if self._waiting:
             self._admit_waiting()
-        new = self._limit.current
+        new = limit.current
         if new != old:
             self._tell(LimitChanged(name=self._name, old=old, new=new))
 

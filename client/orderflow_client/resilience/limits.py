@@ -72,6 +72,10 @@ class FixedLimit:
         pass
 
 
+# To look a member up in its enumeration takes as long as a call.
+_SERVED = Completion.SERVED
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdaptiveLimitOptions:
     """The range of an adaptive limit, and how it measures.
@@ -155,6 +159,8 @@ class AdaptiveLimit:
         self._options = options or AdaptiveLimitOptions()
         self._clock = clock
         self._limit = float(self._options.initial_limit)
+        self.current = self._options.initial_limit
+        """The limit, of which each call asks several times."""
         self._baseline_s: float | None = None
         self._baseline_at_s = clock()
         self._dropped_at_s = -math.inf
@@ -168,15 +174,11 @@ class AdaptiveLimit:
         self._busiest = 0
         self._lag_s = 0.0
 
-    @property
-    def current(self) -> int:
-        return int(self._limit)
-
     def observe_lag(self, lag_s: float) -> None:
         self._lag_s = max(self._lag_s, lag_s)
 
     def observe(self, latency_s: float, *, in_flight: int, completion: Completion) -> None:
-        if completion is Completion.SERVED:
+        if completion is _SERVED:
             self._sample(latency_s, in_flight)
         elif completion is Completion.DROPPED:
             self._drop()
@@ -199,7 +201,8 @@ class AdaptiveLimit:
             return  # Admitted before the probe: it tells of the queue that was.
         self._samples += 1
         self._sum_s += latency_s
-        self._busiest = max(self._busiest, in_flight)
+        if in_flight > self._busiest:
+            self._busiest = in_flight
         if (
             self._samples >= self._options.min_samples
             and now_s - self._began_at_s >= self._options.window_s
@@ -217,7 +220,8 @@ class AdaptiveLimit:
     def _measured(self, latency_s: float, now_s: float) -> None:
         if self._resume_at is not None:
             self._learn(latency_s, now_s)
-            self._limit, self._resume_at = self._resume_at, None
+            self._become(self._resume_at)
+            self._resume_at = None
             return
         if self._baseline_s is None:
             self._learn(latency_s, now_s)
@@ -244,8 +248,12 @@ class AdaptiveLimit:
 
     def _probe(self) -> None:
         self._resume_at = self._limit
-        self._limit = max(self._limit * _PROBE_PART, 1.0)
+        self._become(max(self._limit * _PROBE_PART, 1.0))
         self._draining = True
 
     def _set(self, limit: float) -> None:
-        self._limit = min(max(limit, self._options.min_limit), self._options.max_limit)
+        self._become(min(max(limit, self._options.min_limit), self._options.max_limit))
+
+    def _become(self, limit: float) -> None:
+        self._limit = limit
+        self.current = int(limit)

@@ -27,7 +27,9 @@ class SlidingCount:
         self._tick = self._now()
 
     def add(self, *, marked: bool = False) -> None:
-        self._advance()
+        # Not by `_advance`, which most of the many additions need not do.
+        if int(self._clock() // self._bucket_s) != self._tick:
+            self._advance()
         place = self._tick % len(self._all)
         self._all[place] += 1
         self._total += 1

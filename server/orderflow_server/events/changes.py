@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
@@ -11,7 +11,9 @@ from orderflow_server.orders.errors import FeedClosed
 
 
 class ChangeHub:
-    """Connects the store's commits to the watchers. Implements the port `ChangeFeed`.
+    """Connects the store's commits to the watchers, and to the relay of events.
+
+    Implements the port `ChangeFeed`.
 
     Holds one signal per watcher and nothing per order, so it never grows with the number of
     changes: a watcher that is slow finds one signal, and reads the rest from the store.
@@ -19,7 +21,12 @@ class ChangeHub:
 
     def __init__(self) -> None:
         self._signals: dict[UUID, set[_Signal]] = {}
+        self._every: list[Callable[[], None]] = []
         self._closed = False
+
+    def on_every_change(self, wake: Callable[[], None]) -> None:
+        """Has `wake` called whenever orders change, whichever they are."""
+        self._every.append(wake)
 
     @contextmanager
     def subscribe(self, order_id: UUID) -> Iterator[_Signal]:
@@ -37,6 +44,8 @@ class ChangeHub:
 
     def publish(self, order_ids: Iterable[UUID]) -> None:
         """Wakes the watchers of these orders; call it after the commit, in the event loop."""
+        for wake in self._every:
+            wake()
         if not self._signals:
             return
         for order_id in order_ids:

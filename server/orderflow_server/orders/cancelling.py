@@ -7,6 +7,7 @@ from uuid import UUID
 
 from orderflow_server.orders.errors import VersionConflict
 from orderflow_server.orders.order import Order, OrderState
+from orderflow_server.orders.ownership import owned
 from orderflow_server.orders.ports import Clock, OrderStore, PaymentGateway, Settler
 from orderflow_server.orders.settling import after_payment
 
@@ -34,16 +35,23 @@ class CancelOrder:
         self._now = now
         self._lease = lease
 
-    async def __call__(self, order_id: UUID, *, budget_s: float) -> Order:
+    async def __call__(
+        self, order_id: UUID, *, budget_s: float, only_customer: str | None = None
+    ) -> Order:
         """Returns the order as CANCELLED, or as REFUNDING when that took too long.
 
+        Args:
+            order_id: Which one.
+            budget_s: How long the gateway is waited for, seconds.
+            only_customer: Only when it is this customer's. None: whoever's.
+
         Raises:
-            OrderNotFound: There is no such order.
+            OrderNotFound: There is no such order, or it is another customer's.
             IllegalTransition: The payment was declined; there is nothing to cancel.
             PaymentUnresolved: Whether a pending order was charged could not be found out;
                 the order is as it was.
         """
-        order = await self._store.get(order_id)
+        order = owned(await self._store.get(order_id), only_customer)
         while True:
             if order.state is OrderState.CANCELLED:
                 return order

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,12 @@ from opentelemetry.trace import INVALID_SPAN_CONTEXT, format_trace_id
 
 from orderflow_client.resilience import deadline
 from orderflow_client.resilience.deadline import Deadline
+from orderflow_server.security.principal import Principal
+
+# To look a member up in its enumeration takes as long as a call.
+OK = grpc.StatusCode.OK
+
+Metadata = Iterable[tuple[str, str | bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +46,6 @@ UNKNOWN_METHOD = Method.parse("/other/other")
 """Stands for every method that there is not: their names are the callers' to choose."""
 
 
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """Who calls.
-
-    Attributes:
-        trusted: It may say how critical its calls are.
-    """
-
-    name: str
-    trusted: bool
-
-
 NOBODY = Principal("", trusted=False)
 """Who calls is not known yet."""
 
@@ -59,13 +54,14 @@ class ServerCall:
     """What is known of an RPC under way; the interceptors fill in what they find out.
 
     Attributes:
+        metadata: What the caller sent along.
         request_id: Names this call in logs and errors: the caller's `x-request-id`, or a new one.
         span: Its span's identity; an invalid one until it has a span.
         started_s: `time.perf_counter` when the handler was reached.
         deadline: The caller's, read once on entry; None when it has none.
         failed: An error is on its way out, and has not been replaced by a response.
-        code: The status the call ends with, as far as is known: the chain decides it anew for
-            every error that an interceptor is about to see. OK until then.
+        code: The status the call ends with, as far as is known. What passes an error on and wants
+            to know what becomes of it asks `settle` first.
         principal: Who calls, once that is known.
         reason: ErrorInfo.reason of that status; empty for OK.
         error: What made it so, for the log; None for OK.
@@ -73,12 +69,13 @@ class ServerCall:
 
     __slots__ = (
         "_cancellation",
-        "_slack_s",
+        "_timeout_s",
         "code",
         "context",
         "deadline",
         "error",
         "failed",
+        "metadata",
         "method",
         "principal",
         "reason",
@@ -91,17 +88,19 @@ class ServerCall:
         self.method = method
         self.context = context
         self.started_s = time.perf_counter()
-        self.request_id = _request_id(context)
+        # Read once: gRPC makes it anew each time.
+        self.metadata: Metadata = context.invocation_metadata() or ()
+        self.request_id = _request_id(self.metadata)
         self.span = INVALID_SPAN_CONTEXT
         # None without a deadline; the stub does not know.
         remaining_s: float | None = context.time_remaining()
         self.deadline = None if remaining_s is None else Deadline.after(remaining_s)
-        self.code = grpc.StatusCode.OK
+        self.code = OK
         self.failed = False
         self.principal = NOBODY
         self.reason = ""
         self.error: BaseException | None = None
-        self._slack_s = _slack_s(remaining_s or 0.0)
+        self._timeout_s = remaining_s or 0.0
         self._cancellation: grpc.StatusCode | None = None
 
     @property
@@ -109,16 +108,19 @@ class ServerCall:
         """Names all that belongs together, here and elsewhere; empty without a span."""
         return format_trace_id(self.span.trace_id) if self.span.is_valid else ""
 
-    def settle(self, error: BaseException | None) -> None:
+    def returned(self, code: grpc.StatusCode | None) -> None:
+        """The handler returned, after it had set the status; None: it did not."""
+        self.failed = False
+        self.code = OK if code is None else code
+
+    def settle(self, error: BaseException) -> None:
         """Sets `code` to what goes over the wire when the call ends with `error`.
 
         A deadline and a cancellation by the caller both arrive as a CancelledError. Which of the
         two it was is decided when it is first seen: cleaning up may take until the deadline.
         """
-        self.failed = error is not None
-        if error is None:
-            self.code = status_set(self.context) or grpc.StatusCode.OK
-        elif isinstance(error, asyncio.CancelledError):
+        self.failed = True
+        if isinstance(error, asyncio.CancelledError):
             if self._cancellation is None:
                 self._cancellation = self._kind_of_cancellation()
             self.code = self._cancellation
@@ -129,7 +131,7 @@ class ServerCall:
 
     def _kind_of_cancellation(self) -> grpc.StatusCode:
         own, nearer = self.deadline, deadline.current()
-        if (own is not None and own.remaining_s() <= self._slack_s) or (
+        if (own is not None and own.remaining_s() <= _slack_s(self._timeout_s)) or (
             nearer is not None and nearer.expired
         ):
             return grpc.StatusCode.DEADLINE_EXCEEDED
@@ -140,9 +142,11 @@ def status_set(context: grpc.aio.ServicerContext[Any, Any]) -> grpc.StatusCode |
     """The status that an abort or `set_code` gave the call; None when that is OK or nothing."""
     # None before it is set, and a number when it was set as one; the stub does not know.
     code: object = context.code()
+    if code is None or code is OK:
+        return None
     if isinstance(code, int):
         code = _BY_NUMBER.get(code, grpc.StatusCode.UNKNOWN)
-    if isinstance(code, grpc.StatusCode) and code is not grpc.StatusCode.OK:
+    if isinstance(code, grpc.StatusCode) and code is not OK:
         return code
     return None
 
@@ -164,8 +168,8 @@ TRACE_ID_HEADER = "x-trace-id"
 _REQUEST_ID_MAX = 128
 
 
-def _request_id(context: grpc.aio.ServicerContext[Any, Any]) -> str:
-    for key, value in context.invocation_metadata() or ():
+def _request_id(metadata: Metadata) -> str:
+    for key, value in metadata:
         if (
             key == REQUEST_ID_HEADER
             and isinstance(value, str)
@@ -173,4 +177,4 @@ def _request_id(context: grpc.aio.ServicerContext[Any, Any]) -> str:
         ):
             return value
     # Not a UUID, which takes ten times as long: it need only differ from the others in a log.
-    return f"{random.getrandbits(128):032x}"
+    return random.randbytes(16).hex()

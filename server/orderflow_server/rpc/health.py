@@ -29,6 +29,7 @@ class HealthService(
         self._services = ("", *services)
         self._changed = asyncio.Event()
         self._draining = False
+        self._over = False
         self._answer(_NOT_SERVING)
 
     @property
@@ -45,9 +46,14 @@ class HealthService(
         self._answer(_NOT_SERVING)
 
     def drain(self) -> None:
-        """NOT_SERVING for good; watches end when they have said so."""
+        """NOT_SERVING for good."""
         self._draining = True
         self._answer(_NOT_SERVING)
+
+    def end_watches(self) -> None:
+        """NOT_SERVING for good; watches end when they have said so, those to come as well."""
+        self._over = True
+        self.drain()
 
     def _answer(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         self._server_status: dict[str, health_pb2.HealthCheckResponse.ServingStatus] = (
@@ -70,7 +76,7 @@ class HealthService(
             if status != told:
                 await context.write(health_pb2.HealthCheckResponse(status=status))
                 told = status
-            elif self._draining:
+            elif self._over:
                 return
             else:
                 await changed.wait()

@@ -18,7 +18,9 @@ from orderflow_client.contract import contracts
 from orderflow_client.resilience.events import Listener
 from orderflow_client.resilience.limiter import Limiter
 from orderflow_client.telemetry.call_metrics import CallMetrics
+from orderflow_server.rpc.access import roles_by_method
 from orderflow_server.rpc.chain import Interceptor, ServerChain
+from orderflow_server.rpc.connections import CallerLimits, connection_options
 from orderflow_server.rpc.health import HealthService
 from orderflow_server.rpc.interceptors.access_log import access_log
 from orderflow_server.rpc.interceptors.admission import admission
@@ -26,14 +28,19 @@ from orderflow_server.rpc.interceptors.authentication import Authenticate, authe
 from orderflow_server.rpc.interceptors.deadline import deadlines
 from orderflow_server.rpc.interceptors.error_mapping import error_mapping
 from orderflow_server.rpc.interceptors.metrics import call_metrics
+from orderflow_server.rpc.interceptors.rate_limit import rate_limits
 from orderflow_server.rpc.interceptors.retry import retry_once
 from orderflow_server.rpc.interceptors.spans import ServerSpans
 from orderflow_server.rpc.servicer import OrderServicer
+from orderflow_server.security.rate_limit import RateLimiter
 
 ORDER_DESCRIPTOR = pb.DESCRIPTOR.services_by_name["OrderService"]
 ORDER_SERVICE = ORDER_DESCRIPTOR.full_name
 CONTRACT = contracts(ORDER_DESCRIPTOR)
 """The policies of the service's methods."""
+ACCESS = roles_by_method(ORDER_DESCRIPTOR)
+"""Who may call them, where callers show tokens."""
+_LONGEST_CALL_S = max(method.timeout_s or 0.0 for method in CONTRACT.values())
 HEALTH_SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 
@@ -65,11 +72,29 @@ class CallTelemetry:
     slow_call_s: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guard:
+    """What stands between callers and the service.
+
+    Attributes:
+        authenticate: Says who calls.
+        limits: What callers may ask of the server.
+        credentials: TLS. None: plaintext.
+        rate_limiter: How often each may call. None: as often as it likes.
+    """
+
+    authenticate: Authenticate
+    limits: CallerLimits
+    credentials: grpc.ServerCredentials | None = None
+    rate_limiter: RateLimiter | None = None
+
+
 def interceptors(
     limits: Admission,
     authenticate: Authenticate,
     telemetry: CallTelemetry,
     listeners: Sequence[Listener] = (),
+    rate_limiter: RateLimiter | None = None,
 ) -> list[Interceptor]:
     """Every interceptor, outermost first."""
     timeouts_s = {path: m.timeout_s for path, m in CONTRACT.items() if m.timeout_s is not None}
@@ -87,6 +112,8 @@ def interceptors(
         error_mapping,
         # Before admission, which asks whether the caller is trusted.
         authentication(authenticate),
+        # Behind the name of the caller, and before all that costs more than to refuse.
+        *([] if rate_limiter is None else [rate_limits(rate_limiter)]),
         # Before admission: a call that is late already takes nobody's place, and one that waits
         # for a place does so within its deadline.
         deadlines(timeouts_s),
@@ -117,10 +144,9 @@ def make_server(
     servicer: OrderServicer,
     health: HealthService,
     limits: Admission,
-    authenticate: Authenticate,
+    guard: Guard,
     telemetry: CallTelemetry,
     listeners: Sequence[Listener],
-    max_request_bytes: int,
     share_port: bool,
 ) -> RpcServer:
     """Makes the server.
@@ -130,28 +156,24 @@ def make_server(
         servicer: What answers.
         health: Says whether it does.
         limits: How many calls may run at once.
-        authenticate: Says who calls.
+        guard: What stands between callers and the service.
         telemetry: Where the calls are seen.
         listeners: Told of second runs.
-        max_request_bytes: The largest request that is read.
         share_port: Other processes serve on the same port.
 
     Raises:
         RuntimeError: The address cannot be bound.
     """
     chain = ServerChain(
-        interceptors(limits, authenticate, telemetry, listeners), services=[ORDER_SERVICE]
+        interceptors(limits, guard.authenticate, telemetry, listeners, guard.rate_limiter),
+        services=[ORDER_SERVICE],
     )
     server = grpc.aio.server(
         interceptors=[chain],
         options=[
-            ("grpc.max_receive_message_length", max_request_bytes),
             # Unless it was meant: a second process on the port is a mistake.
             ("grpc.so_reuseport", int(share_port)),
-            # The clients ping every 30 s, also without calls (orderflow_client.channel). The
-            # library's default calls that abuse and hangs up.
-            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-            ("grpc.keepalive_permit_without_calls", 1),
+            *connection_options(guard.limits, longest_call_s=_LONGEST_CALL_S),
         ],
     )
     rpc.add_OrderServiceServicer_to_server(servicer, server)
@@ -160,4 +182,8 @@ def make_server(
     reflection.enable_server_reflection(
         [ORDER_SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME], server
     )
-    return RpcServer(server, chain, health, server.add_insecure_port(address))
+    if guard.credentials is None:
+        port = server.add_insecure_port(address)
+    else:
+        port = server.add_secure_port(address, guard.credentials)
+    return RpcServer(server, chain, health, port)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 from uuid import UUID
@@ -13,11 +12,15 @@ from orderflow.v1 import order_service_pb2 as pb
 from orderflow.v1 import order_service_pb2_grpc as rpc
 from orderflow_client.resilience import deadline
 from orderflow_server.orders.cancelling import CancelOrder
+from orderflow_server.orders.ownership import owned
 from orderflow_server.orders.placing import PlaceOrder
 from orderflow_server.orders.ports import ChangeFeed, OrderStore
 from orderflow_server.orders.watching import watch_order
 from orderflow_server.rpc import convert, page_token
 from orderflow_server.rpc.validation import RequestValidator
+from orderflow_server.rpc.writing import write
+from orderflow_server.security.errors import OtherCustomer
+from orderflow_server.security.principal import current_principal
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -28,6 +31,7 @@ class OrderServicer(rpc.OrderServiceServicer):
     Args:
         inline_limit_s: The longest a caller waits for the gateway, however late its deadline.
         reserve_s: What is kept of a caller's deadline for the answer to travel back.
+        stalled_stream_s: How long a message of a watch may wait for its caller to read it.
     """
 
     def __init__(
@@ -40,6 +44,7 @@ class OrderServicer(rpc.OrderServiceServicer):
         validator: RequestValidator,
         inline_limit_s: float,
         reserve_s: float,
+        stalled_stream_s: float,
     ) -> None:
         self._place_order = place_order
         self._cancel_order = cancel_order
@@ -48,12 +53,16 @@ class OrderServicer(rpc.OrderServiceServicer):
         self._validator = validator
         self._inline_limit_s = inline_limit_s
         self._reserve_s = reserve_s
+        self._stalled_stream_s = stalled_stream_s
 
     async def CreateOrder(
         self, request: pb.CreateOrderRequest, context: Context
     ) -> pb.CreateOrderResponse:
         del context
         self._validator.check(request)
+        only_customer = _only_customer()
+        if only_customer not in (None, request.customer_id):
+            raise OtherCustomer
         draft = convert.draft_from(request)
         order = await self._place_order(draft, budget_s=self._budget_s())
         return pb.CreateOrderResponse(order=convert.order_message(order))
@@ -61,7 +70,7 @@ class OrderServicer(rpc.OrderServiceServicer):
     async def GetOrder(self, request: pb.GetOrderRequest, context: Context) -> pb.GetOrderResponse:
         del context
         self._validator.check(request)
-        order = await self._store.get(UUID(request.order_id))
+        order = owned(await self._store.get(UUID(request.order_id)), _only_customer())
         return pb.GetOrderResponse(order=convert.order_message(order))
 
     async def ListOrders(
@@ -69,6 +78,12 @@ class OrderServicer(rpc.OrderServiceServicer):
     ) -> pb.ListOrdersResponse:
         del context
         self._validator.check(request)
+        only_customer = _only_customer()
+        if only_customer is not None:
+            if request.customer_id not in ("", only_customer):
+                raise OtherCustomer
+            # From here on as if it had been said, which page tokens are bound to.
+            request.customer_id = only_customer
         query = convert.query_from(request)
         orders = await self._store.list(query)
         response = pb.ListOrdersResponse(orders=map(convert.order_message, orders))
@@ -81,18 +96,28 @@ class OrderServicer(rpc.OrderServiceServicer):
     ) -> pb.CancelOrderResponse:
         del context
         self._validator.check(request)
-        order = await self._cancel_order(UUID(request.order_id), budget_s=self._budget_s())
+        order = await self._cancel_order(
+            UUID(request.order_id), budget_s=self._budget_s(), only_customer=_only_customer()
+        )
         return pb.CancelOrderResponse(order=convert.order_message(order))
 
-    async def WatchOrder(
+    async def WatchOrder(  # type: ignore[override]  # gRPC takes a coroutine that writes as well
         self, request: pb.WatchOrderRequest, context: Context
-    ) -> AsyncIterator[pb.WatchOrderResponse]:
-        del context
+    ) -> None:
         self._validator.check(request)
-        orders = watch_order(UUID(request.order_id), store=self._store, feed=self._feed)
+        orders = watch_order(
+            UUID(request.order_id),
+            store=self._store,
+            feed=self._feed,
+            only_customer=_only_customer(),
+        )
         async with aclosing(orders):
             async for order in orders:
-                yield pb.WatchOrderResponse(order=convert.order_message(order))
+                await write(
+                    context,
+                    pb.WatchOrderResponse(order=convert.order_message(order)),
+                    timeout_s=self._stalled_stream_s,
+                )
 
     def _budget_s(self) -> float:
         """How long this call may wait for the gateway."""
@@ -100,3 +125,8 @@ class OrderServicer(rpc.OrderServiceServicer):
         if remaining_s is None:
             return self._inline_limit_s
         return max(0.0, min(remaining_s, self._inline_limit_s))
+
+
+def _only_customer() -> str | None:
+    """Whose orders are all that the caller may see; None: everybody's."""
+    return current_principal.get().only_customer

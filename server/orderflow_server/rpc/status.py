@@ -16,6 +16,8 @@ from orderflow_client.resilience.limiter import Overloaded
 from orderflow_client.resilience.policy import Rejected
 from orderflow_server.orders import errors
 from orderflow_server.rpc.chain import MalformedRequest
+from orderflow_server.security import errors as access
+from orderflow_server.security.rate_limit import RateLimited
 
 ERROR_DOMAIN = "orderflow"
 INTERNAL_REASON = "INTERNAL"
@@ -170,6 +172,12 @@ RULES: Mapping[type[BaseException], Rule] = {
         retry_after_s=_when_told,
         message="more calls than this server can serve in time",
     ),
+    access.TokenMissing: Rule(_Code.UNAUTHENTICATED, "TOKEN_MISSING"),
+    access.TokenInvalid: Rule(_Code.UNAUTHENTICATED, "TOKEN_INVALID"),
+    access.TokenExpired: Rule(_Code.UNAUTHENTICATED, "TOKEN_EXPIRED"),
+    access.RoleMissing: Rule(_Code.PERMISSION_DENIED, "ROLE_MISSING"),
+    access.OtherCustomer: Rule(_Code.PERMISSION_DENIED, "OTHER_CUSTOMER"),
+    RateLimited: Rule(_Code.RESOURCE_EXHAUSTED, "RATE_LIMITED", retry_after_s=_when_told),
 }
 _UNEXPECTED = Rule(grpc.StatusCode.INTERNAL, INTERNAL_REASON, message=INTERNAL_MESSAGE)
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -25,7 +24,6 @@ from orderflow_server.storage.commands import (
 )
 from orderflow_server.storage.dialect import Dialect
 from orderflow_server.storage.engine import BatchEnded, EngineOptions, WriteEngine
-from orderflow_server.storage.sqlite import SqliteDialect, SqliteOptions
 
 
 class EngineOrderStore:
@@ -133,20 +131,3 @@ async def open_store(
             await engine.close(timeout_s=drain_timeout_s)
         finally:
             await dialect.close()
-
-
-def open_sqlite_store(
-    path: Path,
-    *,
-    engine: EngineOptions | None = None,
-    sqlite: SqliteOptions | None = None,
-    on_batch: Callable[[BatchEnded], None] = lambda _: None,
-    origin: Callable[[], Any] = lambda: None,
-) -> AbstractAsyncContextManager[EngineOrderStore]:
-    """`open_store` over a SQLite file, which is created unless it exists; its directory is not."""
-    return open_store(
-        SqliteDialect(path, sqlite or SqliteOptions()),
-        options=engine or EngineOptions(),
-        on_batch=on_batch,
-        origin=origin,
-    )

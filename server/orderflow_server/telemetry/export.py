@@ -20,16 +20,18 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import structlog
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from structlog.typing import Processor
+
+from orderflow_server.telemetry.frugal import FrugalTracerProvider
 
 log = structlog.get_logger("orderflow.telemetry")
 
@@ -55,6 +57,9 @@ class _Stoppable(Protocol):
     def shutdown(self) -> None: ...
 
 
+_Exporter = TypeVar("_Exporter")
+
+
 @asynccontextmanager
 async def open_exports(*, version: str, flush_s: float = FLUSH_S) -> AsyncIterator[Exports]:
     """Opens the way out; at the end it sends what is still waiting.
@@ -70,7 +75,7 @@ async def open_exports(*, version: str, flush_s: float = FLUSH_S) -> AsyncIterat
     resource = _resource(version)
     traces = _leaves("TRACES")
     sampled = traces or os.environ.get("OTEL_TRACES_SAMPLER")
-    provider = TracerProvider(
+    provider = FrugalTracerProvider(
         # None: the SDK makes it of the environment.
         sampler=None if sampled else ALWAYS_OFF,
         resource=resource,
@@ -92,7 +97,7 @@ async def _exported_spans(provider: TracerProvider, flush_s: float) -> AsyncIter
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    exporter = OTLPSpanExporter()
+    exporter = _made(OTLPSpanExporter)
     provider.add_span_processor(BatchSpanProcessor(exporter))
     try:
         yield
@@ -108,13 +113,23 @@ async def _exported_logs(resource: Resource, flush_s: float) -> AsyncIterator[Pr
 
     from orderflow_server.telemetry.otlp_logs import OtlpLogs
 
-    exporter = OTLPLogExporter()
+    exporter = _made(OTLPLogExporter)
     provider = LoggerProvider(resource, shutdown_on_exit=False)
     provider.add_log_record_processor(BatchLogRecordProcessor(exporter))
     try:
         yield OtlpLogs(provider.get_logger("orderflow_server"))
     finally:
         await _flush("log lines", provider, exporter, flush_s)
+
+
+def _made(exporter: Callable[[], _Exporter]) -> _Exporter:
+    from opentelemetry.exporter.otlp.proto.grpc.exporter import InvalidCompressionValueException
+
+    try:
+        return exporter()
+    except InvalidCompressionValueException as error:
+        # Of all that the SDK reads, only this is no ValueError when it is wrong.
+        raise ValueError(str(error)) from error
 
 
 async def _flush(what: str, provider: _Stoppable, exporter: _Stoppable, flush_s: float) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import TextIO
 
@@ -32,13 +33,14 @@ class Lines:
     def __init__(self, file: TextIO, *, delay_s: float = DELAY_S) -> None:
         self._file = file
         self._delay_s = delay_s
-        self._lock = threading.Lock()
-        self._waiting: list[Line] = []
+        # Takes what any thread appends, without a lock, which every line would have to take.
+        self._waiting: deque[Line] = deque()
+        self._flushing = threading.Lock()
         self._scheduled = False
 
     def later(self, line: Line) -> None:
         """Writes the line with those that come soon; at once where no event loop runs."""
-        self._add(line)
+        self._waiting.append(line)
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -50,19 +52,15 @@ class Lines:
 
     def now(self, line: Line) -> None:
         """Writes the line, and those that wait."""
-        self._add(line)
+        self._waiting.append(line)
         self.flush()
-
-    def _add(self, line: Line) -> None:
-        # Locked: another thread may be writing, and forget, the list that this one appends to.
-        with self._lock:
-            self._waiting.append(line)
 
     def flush(self) -> None:
         """Writes what waits."""
-        with self._lock:
+        with self._flushing:
+            # Before the first is taken: a line that comes later than that has a flush to come.
             self._scheduled = False
-            waiting, self._waiting = self._waiting, []
+            waiting = [self._waiting.popleft() for _ in range(len(self._waiting))]
             if waiting and not self._file.closed:
                 self._file.write("\n".join([*map(_made, waiting), ""]))
                 self._file.flush()

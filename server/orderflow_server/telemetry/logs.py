@@ -7,16 +7,16 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import partial
-from typing import Any, Literal, TextIO, cast
+from typing import Literal, TextIO
 
 import orjson
 import structlog
 from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
-from orderflow_server.telemetry.correlation import add_names
+from orderflow_server.telemetry.correlation import add_ids
+from orderflow_server.telemetry.late_lines import late_lines
 from orderflow_server.telemetry.lines import Lines
 from orderflow_server.telemetry.redaction import may_have_secrets, redact, redacted_text
 from orderflow_server.telemetry.stdlib_logs import take_in_libraries
@@ -38,54 +38,27 @@ def configure_logs(
     console = form == "console" or (form == "auto" and sys.stdout.isatty())
     least = logging.getLevelNamesMapping()[level.upper()]
     lines = Lines(sys.stdout)
+    finish = finishing(console=console, otlp=otlp)
     atexit.register(lines.flush)
     structlog.configure(
-        processors=_making_lines_later(processors(console=console, otlp=otlp)),
-        wrapper_class=structlog.make_filtering_bound_logger(least),
+        processors=[add_ids, *finish],
+        # What gives lines away must do so within their span.
+        wrapper_class=late_lines(least, lines, at_once=0 if otlp is None else len(finish)),
         logger_factory=lambda *_: lines,
         cache_logger_on_first_use=True,
     )
-    take_in_libraries(lines, level=least, finish=_finish(console=console, otlp=otlp))
+    take_in_libraries(lines, level=least, finish=finish)
     return lines
 
 
-def processors(*, console: bool, otlp: Processor | None = None) -> Sequence[Processor]:
-    """What makes a line of an event, in order."""
-    return [
-        structlog.processors.add_log_level,
-        add_names,
-        *_finish(console=console, otlp=otlp),
-    ]
-
-
-def _making_lines_later(processors: Sequence[Processor]) -> Sequence[Processor]:
-    """The same, with the last step left to when the line is written.
-
-    Values are to stay as they are until then, which is some milliseconds later.
-    """
-    *before, render = processors
-
-    def leave_to_the_end(
-        logger: WrappedLogger, method: str, event: EventDict
-    ) -> tuple[tuple[Callable[[], str]], dict[str, Any]]:
-        event["timestamp"] = datetime.now(UTC)
-        if event.get("exc_info") is True:
-            # The one that is being handled now.
-            event["exc_info"] = sys.exc_info()
-        # Whatever renders makes a text; structlog's type allows for more.
-        return (cast("Callable[[], str]", partial(render, logger, method, event)),), {}
-
-    return [*before, leave_to_the_end]
-
-
-def _finish(*, console: bool, otlp: Processor | None) -> Sequence[Processor]:
-    """The last steps, which the lines of the libraries take as well."""
+def finishing(*, console: bool, otlp: Processor | None = None) -> Sequence[Processor]:
+    """What makes a line of an event that has all its fields; the libraries' take it as well."""
     if console:
         aside = [] if otlp is None else [_with_a_copy(otlp)]
         return [*aside, redact, _console_line]
     if otlp is not None:
         return [_STRUCTURED_EXCEPTIONS, redact, otlp, _json_line]
-    return [_STRUCTURED_EXCEPTIONS, _redacted_json_line]
+    return [_redacted_json_line]
 
 
 def _with_a_copy(otlp: Processor) -> Processor:
@@ -117,6 +90,8 @@ _JSON_OPTIONS = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_NON_STR_KEYS | orj
 
 
 def _redacted_json_line(logger: WrappedLogger, method: str, event: EventDict) -> str:
+    if "exc_info" in event:
+        event = _STRUCTURED_EXCEPTIONS(logger, method, event)
     # To look through the finished line takes a fraction of the time of looking at each field.
     line = _json_line(logger, method, event)
     if may_have_secrets(line):

@@ -20,7 +20,7 @@ _SEVERITIES = {
     "critical": SeverityNumber.FATAL,
 }
 # The record has them in places of their own.
-_NOT_ATTRIBUTES = frozenset({"event", "level", TRACE_ID, SPAN_ID})
+_NOT_ATTRIBUTES = frozenset({"event", "level", "timestamp", TRACE_ID, SPAN_ID})
 
 
 class OtlpLogs:

@@ -69,6 +69,7 @@ class Watch:
             response = await proceed()
         except BaseException as error:
             self.errors.append(error)
+            call.settle(error)
             raise
         else:
             self.errors.append(None)

@@ -16,7 +16,10 @@ WATCH = "/orderflow.v1.OrderService/WatchOrder"
 
 def test_says_what_the_contract_says() -> None:
     contract = {GET: ORDER_CONTRACT[GET], WATCH: ORDER_CONTRACT[WATCH]}
-    assert service_config(contract) == {
+    assert service_config(contract, health_service="orderflow.v1.OrderService") == {
+        "loadBalancingConfig": [{"round_robin": {}}],
+        "connectionScaling": {"maxConnectionsPerSubchannel": 10},
+        "healthCheckConfig": {"serviceName": "orderflow.v1.OrderService"},
         "methodConfig": [
             {
                 "name": [{"service": "orderflow.v1.OrderService", "method": "GetOrder"}],
@@ -52,17 +55,24 @@ def test_a_method_without_a_policy_is_named_and_nothing_more() -> None:
     assert config.keys() == {"name"}
 
 
+ORDERS = "orderflow.v1.OrderService"
+
+
 @pytest.mark.parametrize(
-    ("arguments", "service", "methods"),
+    ("arguments", "service", "methods", "health"),
     [
-        ((), "orderflow.v1.OrderService", 5),
-        (("--service", "orderflow.v1.OrderService"), "orderflow.v1.OrderService", 5),
-        (("--service", "payments"), "orderflow.payments.v1.PaymentGateway", 4),
+        ((), ORDERS, 5, {"serviceName": ORDERS}),
+        (("--service", ORDERS), ORDERS, 5, {"serviceName": ORDERS}),
+        (("--service", "payments"), "orderflow.payments.v1.PaymentGateway", 4, None),
     ],
 )
-def test_the_command_prints_json(arguments: tuple[str, ...], service: str, methods: int) -> None:
+def test_the_command_prints_json(
+    arguments: tuple[str, ...], service: str, methods: int, health: dict[str, str] | None
+) -> None:
     ended = CliRunner().invoke(app, ["service-config", *arguments])
     assert ended.exit_code == 0
-    names = [config["name"][0] for config in json.loads(ended.stdout)["methodConfig"]]
+    printed = json.loads(ended.stdout)
+    assert printed.get("healthCheckConfig") == health
+    names = [config["name"][0] for config in printed["methodConfig"]]
     assert [name["service"] for name in names] == [service] * methods
     assert len({name["method"] for name in names}) == methods

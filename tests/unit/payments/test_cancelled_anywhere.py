@@ -30,8 +30,9 @@ from orderflow_server.orders.ports import PaymentState
 from orderflow_server.payments.audit import AuditedOrder, audit
 from orderflow_server.storage.address import DatabaseAddress
 from orderflow_server.storage.engine import EngineOptions
+from orderflow_server.storage.opening import open_store_for
 from orderflow_server.storage.postgres import PostgresDialect, PostgresOptions
-from orderflow_server.storage.store import EngineOrderStore, open_sqlite_store, open_store
+from orderflow_server.storage.store import EngineOrderStore, open_store
 
 T = TypeVar("T")
 
@@ -58,7 +59,7 @@ async def open_postgres_store(databases: TestDatabases) -> AsyncIterator[EngineO
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[EngineOrderStore]:
     """An empty store of each kind, with one writer."""
     if request.param == "sqlite":
-        opening = open_sqlite_store(tmp_path / "orders.db")
+        opening = open_store_for(DatabaseAddress(path=tmp_path / "orders.db"))
     else:
         opening = open_postgres_store(request.getfixturevalue("postgres"))
     async with opening as opened:

@@ -22,6 +22,15 @@ LOGGED = access_log(slow_call_s=1.0, streams=[WATCH.path])
 class Context:
     """The context of a call with a name and no deadline."""
 
+    def __init__(self) -> None:
+        self.set: grpc.StatusCode | None = None
+
+    def code(self) -> grpc.StatusCode | None:
+        return self.set
+
+    def set_code(self, code: grpc.StatusCode) -> None:
+        self.set = code
+
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
         return (("x-request-id", "call-7"),)
 
@@ -43,7 +52,8 @@ async def line_of(call: ServerCall, code: grpc.StatusCode, error: BaseException 
     """The one line that is written when the call ends so."""
 
     async def end() -> None:
-        call.code, call.error = code, error
+        call.context.set_code(code)
+        call.error = error
         if error is not None:
             raise Failed
 

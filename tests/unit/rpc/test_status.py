@@ -24,6 +24,8 @@ from orderflow_server.rpc.status import (
     Violation,
     error_status,
 )
+from orderflow_server.security import errors as access
+from orderflow_server.security.rate_limit import RateLimited
 
 CALL = "call-1"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -47,6 +49,12 @@ EXAMPLES: dict[type[BaseException], BaseException] = {
     errors.FeedClosed: errors.FeedClosed(SECRET),
     BreakerOpen: BreakerOpen(SECRET, name="store", retry_after_s=2.5),
     Overloaded: Overloaded(SECRET, name="calls", retry_after_s=0.25),
+    access.TokenMissing: access.TokenMissing(),
+    access.TokenInvalid: access.TokenInvalid("the token is for another audience"),
+    access.TokenExpired: access.TokenExpired(),
+    access.RoleMissing: access.RoleMissing(),
+    access.OtherCustomer: access.OtherCustomer(),
+    RateLimited: RateLimited(retry_after_s=0.1),
 }
 
 
@@ -106,6 +114,12 @@ def test_there_is_an_example_of_every_rule() -> None:
         (errors.FeedClosed, Code.UNAVAILABLE, "SERVER_DRAINING", {"RetryInfo"}),
         (BreakerOpen, Code.UNAVAILABLE, "BREAKER_OPEN", {"RetryInfo"}),
         (Overloaded, Code.RESOURCE_EXHAUSTED, "OVERLOADED", {"RetryInfo"}),
+        (access.TokenMissing, Code.UNAUTHENTICATED, "TOKEN_MISSING", set()),
+        (access.TokenInvalid, Code.UNAUTHENTICATED, "TOKEN_INVALID", set()),
+        (access.TokenExpired, Code.UNAUTHENTICATED, "TOKEN_EXPIRED", set()),
+        (access.RoleMissing, Code.PERMISSION_DENIED, "ROLE_MISSING", set()),
+        (access.OtherCustomer, Code.PERMISSION_DENIED, "OTHER_CUSTOMER", set()),
+        (RateLimited, Code.RESOURCE_EXHAUSTED, "RATE_LIMITED", {"RetryInfo"}),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )

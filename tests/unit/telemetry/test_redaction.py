@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from orderflow.v1 import order_service_pb2 as pb
-from orderflow_server.telemetry.logs import processors
+from orderflow_server.telemetry.logs import finishing
 from orderflow_server.telemetry.redaction import redact, redacted_text
 
 SECRET = "canary-4242"
@@ -34,6 +34,8 @@ SECRET = "canary-4242"
         (f"Authorization: Bearer {SECRET}", "Authorization: ***"),
         (f"(('authorization', 'Bearer {SECRET}'),)", "(('authorization', ***),)"),
         (f"no such payment_token '{SECRET}'", "no such payment_token ***"),
+        (f"Bearer eyJhbGciOi.eyJzdWIi.{SECRET} is bad", "Bearer *** is bad"),
+        (f"eyJhbGciOi.eyJzdWIi.{SECRET}", "***"),
     ],
 )
 def test_a_secret_in_a_text_is_replaced(text: str, redacted: str) -> None:
@@ -51,6 +53,7 @@ def test_a_secret_in_a_text_is_replaced(text: str, redacted: str) -> None:
         "page_token: abc",
         "a token is missing",
         "payment_token",
+        "eyJust a word",
     ],
 )
 def test_a_text_without_a_secret_stays_the_same_object(text: str) -> None:
@@ -108,7 +111,7 @@ def test_a_logged_exception_keeps_its_causes_and_loses_its_secrets(*, console: b
     out = io.StringIO()
     log = structlog.wrap_logger(
         structlog.PrintLogger(out),
-        processors=processors(console=console),
+        processors=finishing(console=console),
         wrapper_class=structlog.make_filtering_bound_logger("debug"),
         context_class=dict,
         cache_logger_on_first_use=False,

@@ -8,14 +8,14 @@ from typing import Any
 
 import grpc
 import structlog
+from structlog.typing import FilteringBoundLogger as BoundLogger
 
 from orderflow_client.resilience.limiter import Overloaded
-from orderflow_server.rpc.call import UNKNOWN_METHOD, ServerCall
+from orderflow_server.rpc.call import OK, UNKNOWN_METHOD, ServerCall
 from orderflow_server.rpc.chain import Interceptor, Operation
+from orderflow_server.security.rate_limit import RateLimited
 from orderflow_server.telemetry.causes import causes
 from orderflow_server.telemetry.correlation import call_names
-
-log = structlog.get_logger("orderflow.rpc")
 
 _SERVER_FAULTS = frozenset(
     {
@@ -25,6 +25,7 @@ _SERVER_FAULTS = frozenset(
         grpc.StatusCode.UNIMPLEMENTED,
     }
 )
+_COUNTED = (Overloaded, RateLimited)
 _UNUSUAL = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
@@ -44,6 +45,8 @@ def access_log(*, slow_call_s: float, streams: Collection[str] = ()) -> Intercep
             watched.
     """
     streams = frozenset(streams)
+    # Bound once: to look it up takes a fifth of a line's time.
+    log: BoundLogger = structlog.get_logger("orderflow.rpc").bind()
 
     async def write_line(call: ServerCall, proceed: Operation) -> Any:
         # Not taken back at the end: the RPC's context ends with its task. The ids of the trace
@@ -51,20 +54,23 @@ def access_log(*, slow_call_s: float, streams: Collection[str] = ()) -> Intercep
         call_names.set({"request_id": call.request_id, "method": call.method.name})
         try:
             return await proceed()
+        except BaseException as error:
+            call.settle(error)
+            raise
         finally:
             # Refusing a call must stay cheap, and a thousand lines a second say no more than their
-            # number, which the limiter's listener writes.
-            if not isinstance(call.error, Overloaded):
+            # number, which the limiter's listener writes, and the rate limit itself.
+            if not isinstance(call.error, _COUNTED):
                 latency_s = time.perf_counter() - call.started_s
                 slow = latency_s > slow_call_s and call.method.path not in streams
-                _write(call, latency_s, slow=slow)
+                _write(log, call, latency_s, slow=slow)
 
     return write_line
 
 
-def _write(call: ServerCall, latency_s: float, *, slow: bool) -> None:
+def _write(log: BoundLogger, call: ServerCall, latency_s: float, *, slow: bool) -> None:
     latency_ms = round(latency_s * 1000, 2)
-    if call.code is grpc.StatusCode.OK:
+    if call.code is OK:
         write = log.warning if slow else log.info
         write("slow call" if slow else "call", code="OK", latency_ms=latency_ms)
         return

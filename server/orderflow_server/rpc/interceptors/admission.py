@@ -48,7 +48,7 @@ def admission(
 
 
 def _asked_for(call: ServerCall) -> Criticality | None:
-    for key, value in call.context.invocation_metadata() or ():
+    for key, value in call.metadata:
         if key == CRITICALITY_HEADER and isinstance(value, str):
             return Criticality.__members__.get(value.upper())
     return None

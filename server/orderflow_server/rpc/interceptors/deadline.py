@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import math
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
 from orderflow_client.resilience import deadline
@@ -21,23 +22,28 @@ def deadlines(timeouts_s: Mapping[str, float]) -> Interceptor:
             that brings none, and the cap of one that does.
     """
 
-    async def enforce_deadline(call: ServerCall, proceed: Operation) -> Any:
+    def enforce_deadline(call: ServerCall, proceed: Operation) -> Awaitable[Any]:
         asked = call.deadline
         cap_s = timeouts_s.get(call.method.path)
-        if asked is not None and asked.expired:
+        remaining_s = math.inf if asked is None else asked.remaining_s()
+        if remaining_s <= 0:
             raise DeadlineExpired("the deadline had passed on arrival")
-        if cap_s is None or (asked is not None and asked.remaining_s() <= cap_s):
-            # gRPC itself cancels the handler when the caller's own deadline passes.
-            deadline.enter(asked)
-            return await proceed()
-        deadline.enter(Deadline.after(cap_s))
-        limit = asyncio.timeout(cap_s)
-        try:
-            async with limit:
-                return await proceed()
-        except TimeoutError as error:
-            if not limit.expired():
-                raise  # The handler's own.
-            raise DeadlineExpired(f"the method's limit of {cap_s:g} s passed") from error
+        if cap_s is not None and remaining_s > cap_s:
+            return _capped(cap_s, proceed)
+        # gRPC itself cancels the handler when the caller's own deadline passes.
+        deadline.enter(asked)
+        return proceed()
 
     return enforce_deadline
+
+
+async def _capped(cap_s: float, proceed: Operation) -> Any:
+    deadline.enter(Deadline.after(cap_s))
+    limit = asyncio.timeout(cap_s)
+    try:
+        async with limit:
+            return await proceed()
+    except TimeoutError as error:
+        if not limit.expired():
+            raise  # The handler's own.
+        raise DeadlineExpired(f"the method's limit of {cap_s:g} s passed") from error

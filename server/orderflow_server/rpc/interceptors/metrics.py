@@ -39,6 +39,9 @@ def call_metrics(contract: Mapping[str, MethodContract], metrics: CallMetrics) -
         method.started()
         try:
             return await proceed()
+        except BaseException as error:
+            call.settle(error)
+            raise
         finally:
             method.handled(
                 call.code,

@@ -5,7 +5,7 @@ What fails twice is the caller's to try again, after the pushback that it is tol
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any
 
 from orderflow_client.contract import MethodContract
@@ -37,9 +37,9 @@ def retry_once(
         if method.retryable and not method.streaming
     }
 
-    async def retry(call: ServerCall, proceed: Operation) -> Any:
+    def retry(call: ServerCall, proceed: Operation) -> Awaitable[Any]:
         policy = retries.get(call.method.path)
-        return await (proceed() if policy is None else policy.run(proceed))
+        return proceed() if policy is None else policy.run(proceed)
 
     return retry
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -37,7 +37,7 @@ class ServerSpans(OpenTelemetryAioServerInterceptor):
         # Of the caller's metadata, those that name its trace.
         self._fields = frozenset(propagate.get_global_textmap().fields)
 
-    async def __call__(self, call: ServerCall, proceed: Operation) -> Any:
+    def __call__(self, call: ServerCall, proceed: Operation) -> Awaitable[Any]:
         begun_in = self._begun_in(call)
         span: Span = self._tracer.start_span(
             call.method.full_name, context=begun_in, kind=SpanKind.SERVER
@@ -45,20 +45,24 @@ class ServerSpans(OpenTelemetryAioServerInterceptor):
         call.span = span.get_span_context()
         # Not taken back at the end: the RPC's context ends with its task.
         context.attach(trace.set_span_in_context(span, begun_in))
-        if not span.is_recording():
-            return await proceed()
-        span.set_attributes(_attributes(call))
-        try:
-            return await proceed()
-        finally:
-            _finish(span, call)
+        return _recorded(span, call, proceed) if span.is_recording() else proceed()
 
     def _begun_in(self, call: ServerCall) -> Context:
-        metadata = call.context.invocation_metadata() or ()
-        for key, _ in metadata:
+        for key, _ in call.metadata:
             if key in self._fields:
-                return propagate.extract(dict(metadata), Context())
+                return propagate.extract(dict(call.metadata), Context())
         return _NO_TRACE
+
+
+async def _recorded(span: Span, call: ServerCall, proceed: Operation) -> Any:
+    span.set_attributes(_attributes(call))
+    try:
+        return await proceed()
+    except BaseException as error:
+        call.settle(error)
+        raise
+    finally:
+        _finish(span, call)
 
 
 def _attributes(call: ServerCall) -> Mapping[str, str]:
