@@ -6,7 +6,8 @@ Each server is a process of its own that answers GetOrder with an empty order:
 - opentelemetry: with the stock tracing interceptor, which keeps 1 % of the traces;
 - chain 1 %: the whole chain as the service has it (spans, log lines, metrics, errors, deadlines,
   admission), 1 % of the traces kept;
-- chain 100 %: likewise, all of them kept.
+- chain 100 %: likewise, all of them kept;
+- bare and chain 1 % again, over uvloop, which is what the service runs on.
 
 The spans leave by OTLP to a fifth process, log lines go to a file. This process makes the calls, a
 fixed number at once, to one server after the other, round after round; what counts is the CPU
@@ -30,6 +31,7 @@ from pathlib import Path
 from typing import Any, Never
 
 import grpc
+import uvloop
 from opentelemetry.instrumentation.grpc import aio_server_interceptor
 from opentelemetry.sdk.trace import TracerProvider
 from prometheus_client import CollectorRegistry
@@ -53,10 +55,10 @@ from orderflow_server.rpc.server import (
 from orderflow_server.telemetry.export import open_exports
 from orderflow_server.telemetry.logs import configure_logs
 
-CALLS = 3000
-WARM_UP = 1000
+CALLS = 640
+WARM_UP = 320
 CONCURRENCY = 16
-ROUNDS = 9
+ROUNDS = 40
 TIMEOUT_S = 2.0  # as the contract has it
 BOUNDS = {"chain 1 %": 1.35, "chain 100 %": 1.9}
 SERVERS = {
@@ -64,6 +66,8 @@ SERVERS = {
     "opentelemetry 1 %": ("opentelemetry", "0.01"),
     "chain 1 %": ("chain", "0.01"),
     "chain 100 %": ("chain", "1.0"),
+    "bare, uvloop": ("bare", "0.01"),
+    "chain 1 %, uvloop": ("chain", "0.01"),
 }
 
 
@@ -176,6 +180,7 @@ def processes(directory: Path) -> Iterator[dict[str, Process]]:
             name: start(
                 "--serve",
                 kind,
+                *(["--uvloop"] if name.endswith("uvloop") else []),
                 environment={
                     "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.port}",
                     "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
@@ -244,7 +249,9 @@ def main() -> int:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--serve"]:
-        asyncio.run(serve(sys.argv[2]))
+        loop_factory = uvloop.new_event_loop if "--uvloop" in sys.argv else None
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(serve(sys.argv[2]))
     elif sys.argv[1:2] == ["--sink"]:
         asyncio.run(sink())
     else:

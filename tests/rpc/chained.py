@@ -27,7 +27,7 @@ class Seen:
 
     async def __call__(self, call: ServerCall, proceed: Operation) -> Any:
         try:
-            response = await proceed()
+            response = await proceed(call)
         except BaseException as error:
             self.errors.append(error)
             call.settle(error)

@@ -113,9 +113,9 @@ async def test_the_first_interceptor_is_the_outermost() -> None:
     steps: list[str] = []
 
     def noting(name: str) -> Any:
-        async def interceptor(_call: ServerCall, proceed: Operation) -> Any:
+        async def interceptor(call: ServerCall, proceed: Operation) -> Any:
             steps.append(f"into {name}")
-            response = await proceed()
+            response = await proceed(call)
             steps.append(f"out of {name}")
             return response
 
@@ -147,7 +147,7 @@ async def test_what_an_interceptor_raises_on_the_way_in_is_seen_by_those_around_
 async def test_an_error_that_an_interceptor_replaces_changes_the_status_from_there_on() -> None:
     async def translate(call: ServerCall, proceed: Operation) -> Any:
         try:
-            return await proceed()
+            return await proceed(call)
         except KeyError:
             await call.context.abort(grpc.StatusCode.NOT_FOUND, "no such thing")
 
@@ -165,9 +165,9 @@ async def test_an_error_that_an_interceptor_replaces_changes_the_status_from_the
 
 
 async def test_an_interceptor_cannot_keep_an_error_to_itself() -> None:
-    async def swallow(_call: ServerCall, proceed: Operation) -> None:
+    async def swallow(call: ServerCall, proceed: Operation) -> None:
         with suppress(KeyError):
-            await proceed()
+            await proceed(call)
 
     async def handle(request: Any, context: Any) -> Never:
         raise KeyError
@@ -185,10 +185,10 @@ async def test_an_interceptor_cannot_keep_an_error_to_itself() -> None:
 async def test_a_cancelled_stream_leaves_its_interceptors_in_the_task_it_entered_them_in() -> None:
     tasks: list[Any] = []
 
-    async def in_one_task(_call: ServerCall, proceed: Operation) -> Any:
+    async def in_one_task(call: ServerCall, proceed: Operation) -> Any:
         tasks.append(asyncio.current_task())
         try:
-            return await proceed()
+            return await proceed(call)
         finally:
             tasks.append(asyncio.current_task())
 
@@ -217,10 +217,10 @@ async def test_an_interceptor_may_run_a_handler_again() -> None:
     failures = [KeyError("the first time")]
     seen = Seen()
 
-    async def twice(_call: ServerCall, proceed: Operation) -> Any:
+    async def twice(call: ServerCall, proceed: Operation) -> Any:
         with suppress(KeyError):
-            return await proceed()
-        return await proceed()
+            return await proceed(call)
+        return await proceed(call)
 
     async def handle(request: StringValue, context: Any) -> str:
         for failure in failures:
@@ -248,7 +248,7 @@ async def test_a_call_to_what_is_not_there_passes_the_interceptors_without_its_n
 
     async def note(call: ServerCall, proceed: Operation) -> Any:
         methods.append(call.method)
-        return await proceed()
+        return await proceed(call)
 
     seen = Seen()
     async with serving(ECHO, chain(seen, note)) as channel:

@@ -368,9 +368,9 @@ async def test_a_defect_is_not_run_again() -> None:
 async def test_a_second_run_that_would_come_too_late_is_not_made() -> None:
     """What is left of the deadline is less than the delay before it."""
 
-    async def little_time_left(_call: ServerCall, proceed: Operation) -> Any:
+    async def little_time_left(call: ServerCall, proceed: Operation) -> Any:
         deadline.enter(Deadline.after(0.01))
-        return await proceed()
+        return await proceed(call)
 
     async with serving(around_retry=[little_time_left]) as server:
         server.servicer.behave = failing(StoreUnavailable("connection lost"))
@@ -411,7 +411,7 @@ async def test_both_runs_have_one_place_among_the_calls() -> None:
 async def test_no_handler_runs_for_a_call_that_arrives_too_late() -> None:
     async def slow_network(call: ServerCall, proceed: Operation) -> Any:
         call.deadline = Deadline.after(0.0)
-        return await proceed()
+        return await proceed(call)
 
     # With one place and nobody to give it back, being late must not take it.
     async with serving(unary=1, outermost=[slow_network]) as server:

@@ -20,9 +20,9 @@ from orderflow_server.rpc.chain import Operation
 _greeting: ContextVar[str] = ContextVar("greeting", default="nothing")
 
 
-async def greeted(_call: ServerCall, proceed: Operation) -> Any:
+async def greeted(call: ServerCall, proceed: Operation) -> Any:
     _greeting.set("hello")
-    return await proceed()
+    return await proceed(call)
 
 
 async def test_a_plain_handler_runs_in_a_thread_with_the_interceptors_context_variables() -> None:
@@ -130,9 +130,9 @@ async def test_a_plain_handler_whose_turn_comes_after_the_end_of_its_call_does_n
     assert runs == [b"in time"]
 
 
-async def limited(_call: ServerCall, proceed: Operation) -> Any:
+async def limited(call: ServerCall, proceed: Operation) -> Any:
     async with asyncio.timeout(0.05):
-        return await proceed()
+        return await proceed(call)
 
 
 async def test_a_plain_handler_that_cannot_send_is_stopped_when_its_call_is() -> None:
@@ -168,9 +168,9 @@ async def test_what_a_plain_handler_yields_after_the_end_of_its_call_is_not_sent
         finally:
             closed.set()
 
-    async def released_late(_call: ServerCall, proceed: Operation) -> Any:
+    async def released_late(call: ServerCall, proceed: Operation) -> Any:
         asyncio.get_running_loop().call_later(0.1, released.set)
-        return await proceed()
+        return await proceed(call)
 
     handler: Any = grpc.unary_stream_rpc_method_handler(late)
     async with serving(handler, chain(seen, released_late, limited)) as channel:

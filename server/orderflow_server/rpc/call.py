@@ -54,9 +54,11 @@ class ServerCall:
     """What is known of an RPC under way; the interceptors fill in what they find out.
 
     Attributes:
+        request: As gRPC hands it over: the bytes of the one message, or a stream of messages.
         metadata: What the caller sent along.
         request_id: Names this call in logs and errors: the caller's `x-request-id`, or a new one.
         span: Its span's identity; an invalid one until it has a span.
+        kept: Its trace is kept.
         started_s: `time.perf_counter` when the handler was reached.
         deadline: The caller's, read once on entry; None when it has none.
         failed: An error is on its way out, and has not been replaced by a response.
@@ -75,23 +77,32 @@ class ServerCall:
         "deadline",
         "error",
         "failed",
+        "kept",
         "metadata",
         "method",
         "principal",
         "reason",
+        "request",
         "request_id",
         "span",
         "started_s",
     )
 
-    def __init__(self, method: Method, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    def __init__(
+        self,
+        method: Method,
+        context: grpc.aio.ServicerContext[Any, Any],
+        request: Any = None,
+    ) -> None:
         self.method = method
+        self.request = request
         self.context = context
         self.started_s = time.perf_counter()
         # Read once: gRPC makes it anew each time.
         self.metadata: Metadata = context.invocation_metadata() or ()
         self.request_id = _request_id(self.metadata)
         self.span = INVALID_SPAN_CONTEXT
+        self.kept = False
         # None without a deadline; the stub does not know.
         remaining_s: float | None = context.time_remaining()
         self.deadline = None if remaining_s is None else Deadline.after(remaining_s)

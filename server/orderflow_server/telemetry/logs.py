@@ -100,7 +100,8 @@ def _redacted_json_line(logger: WrappedLogger, method: str, event: EventDict) ->
 
 
 def _json_line(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
-    event.setdefault("timestamp", datetime.now(UTC))
+    if "timestamp" not in event:
+        event["timestamp"] = datetime.now(UTC)
     try:
         return orjson.dumps(event, default=_plain, option=_JSON_OPTIONS).decode()
     except orjson.JSONEncodeError:
@@ -110,7 +111,8 @@ def _json_line(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
 
 
 def _console_line(logger: WrappedLogger, method: str, event: EventDict) -> str:
-    event.setdefault("timestamp", datetime.now(UTC))
+    if "timestamp" not in event:
+        event["timestamp"] = datetime.now(UTC)
     return str(_CONSOLE(logger, method, _with_its_time_as_text(event)))
 
 

@@ -66,7 +66,7 @@ class Watch:
     async def __call__(self, call: ServerCall, proceed: Operation) -> Any:
         token = _inside.set(True)
         try:
-            response = await proceed()
+            response = await proceed(call)
         except BaseException as error:
             self.errors.append(error)
             call.settle(error)

@@ -51,7 +51,7 @@ def server_call(method: Method = METHOD, *, took_s: float = 0.0) -> ServerCall:
 async def line_of(call: ServerCall, code: grpc.StatusCode, error: BaseException | None) -> Any:
     """The one line that is written when the call ends so."""
 
-    async def end() -> None:
+    async def end(call: ServerCall) -> None:
         call.context.set_code(code)
         call.error = error
         if error is not None:
@@ -137,7 +137,7 @@ async def test_a_call_that_was_shed_has_no_line_of_its_own() -> None:
     call = server_call()
     call.error = Overloaded("full", name="calls", retry_after_s=0.1)
 
-    async def shed() -> None:
+    async def shed(_call: ServerCall) -> None:
         raise Failed
 
     with capture_logs() as logs, pytest.raises(Failed):
@@ -148,7 +148,7 @@ async def test_a_call_that_was_shed_has_no_line_of_its_own() -> None:
 async def test_what_is_logged_during_a_call_has_its_names() -> None:
     seen: dict[str, Any] = {}
 
-    async def look() -> None:
+    async def look(_call: ServerCall) -> None:
         seen.update(call_names.get() or {})
 
     with capture_logs():

@@ -53,7 +53,7 @@ def access_log(*, slow_call_s: float, streams: Collection[str] = ()) -> Intercep
         # come from the span.
         call_names.set({"request_id": call.request_id, "method": call.method.name})
         try:
-            return await proceed()
+            return await proceed(call)
         except BaseException as error:
             call.settle(error)
             raise
@@ -69,7 +69,8 @@ def access_log(*, slow_call_s: float, streams: Collection[str] = ()) -> Intercep
 
 
 def _write(log: BoundLogger, call: ServerCall, latency_s: float, *, slow: bool) -> None:
-    latency_ms = round(latency_s * 1000, 2)
+    # To hundredths; round() takes twice as long.
+    latency_ms = int(latency_s * 1e5) / 100
     if call.code is OK:
         write = log.warning if slow else log.info
         write("slow call" if slow else "call", code="OK", latency_ms=latency_ms)

@@ -39,7 +39,7 @@ def admission(
         waited = Waited()
         with limiter.acquire_at_once(criticality) or await limiter.acquire(criticality) as permit:
             count_in(waited)
-            response = await proceed()
+            response = await proceed(call)
             # A slow gateway is no overload of this server.
             permit.release(waited_s=waited.total_s)
             return response

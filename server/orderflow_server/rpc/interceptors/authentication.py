@@ -14,18 +14,18 @@ TOKEN_KEY = "authorization"  # noqa: S105  the name of the metadata, no token
 _SCHEME = "bearer"
 _NOBODY: frozenset[Role] = frozenset()
 
-Authenticate = Callable[[ServerCall], Awaitable[Principal]]
+Authenticate = Callable[[ServerCall], Principal]
 """Says who calls; raises what the error table knows when the credentials are no good."""
 
 
 def authentication(authenticate: Authenticate) -> Interceptor:
     """Makes the interceptor, which sets `call.principal` and `current_principal`."""
 
-    async def identify(call: ServerCall, proceed: Operation) -> Any:
-        call.principal = await authenticate(call)
+    def identify(call: ServerCall, proceed: Operation) -> Awaitable[Any]:
+        call.principal = authenticate(call)
         # Not taken back at the end: the RPC's context ends with its task.
         current_principal.set(call.principal)
-        return await proceed()
+        return proceed(call)
 
     return identify
 
@@ -38,7 +38,7 @@ def anybody(*, trusted: bool) -> Authenticate:
     """
     principal = Principal("anonymous", trusted=trusted)
 
-    async def authenticate(_call: ServerCall) -> Principal:
+    def authenticate(_call: ServerCall) -> Principal:
         return principal
 
     return authenticate
@@ -58,7 +58,7 @@ def bearers(
         trusted: Everybody with a token is one of our own; otherwise operators are.
     """
 
-    async def authenticate(call: ServerCall) -> Principal:
+    def authenticate(call: ServerCall) -> Principal:
         identity = identify(_token(call))
         granted_by = identity.roles & access.get(call.method.path, _NOBODY)
         if not granted_by:

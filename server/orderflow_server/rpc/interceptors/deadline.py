@@ -29,20 +29,20 @@ def deadlines(timeouts_s: Mapping[str, float]) -> Interceptor:
         if remaining_s <= 0:
             raise DeadlineExpired("the deadline had passed on arrival")
         if cap_s is not None and remaining_s > cap_s:
-            return _capped(cap_s, proceed)
+            return _capped(cap_s, call, proceed)
         # gRPC itself cancels the handler when the caller's own deadline passes.
         deadline.enter(asked)
-        return proceed()
+        return proceed(call)
 
     return enforce_deadline
 
 
-async def _capped(cap_s: float, proceed: Operation) -> Any:
+async def _capped(cap_s: float, call: ServerCall, proceed: Operation) -> Any:
     deadline.enter(Deadline.after(cap_s))
     limit = asyncio.timeout(cap_s)
     try:
         async with limit:
-            return await proceed()
+            return await proceed(call)
     except TimeoutError as error:
         if not limit.expired():
             raise  # The handler's own.

@@ -13,7 +13,7 @@ from orderflow_server.rpc.status import error_status
 
 async def error_mapping(call: ServerCall, proceed: Operation) -> Any:
     try:
-        return await proceed()
+        return await proceed(call)
     except grpc.aio.AbortError as error:
         call.error = error
         raise

@@ -38,7 +38,7 @@ def call_metrics(contract: Mapping[str, MethodContract], metrics: CallMetrics) -
         method = methods.get(call.method.path, other)
         method.started()
         try:
-            return await proceed()
+            return await proceed(call)
         except BaseException as error:
             call.settle(error)
             raise
@@ -46,7 +46,7 @@ def call_metrics(contract: Mapping[str, MethodContract], metrics: CallMetrics) -
             method.handled(
                 call.code,
                 time.perf_counter() - call.started_s,
-                trace_id=call.trace_id if call.span.trace_flags.sampled else "",
+                trace_id=call.trace_id if call.kept else "",
             )
 
     return count

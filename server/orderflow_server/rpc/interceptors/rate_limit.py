@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
@@ -32,7 +32,7 @@ def rate_limits(
     """
     refused, written_at_s = 0, -math.inf
 
-    async def limit(call: ServerCall, proceed: Operation) -> Any:
+    def limit(call: ServerCall, proceed: Operation) -> Awaitable[Any]:
         nonlocal refused, written_at_s
         try:
             limiter.take(call.principal.name)
@@ -43,6 +43,6 @@ def rate_limits(
                 log.warning("callers call too often", calls=refused)
                 refused, written_at_s = 0, now_s
             raise
-        return await proceed()
+        return proceed(call)
 
     return limit

@@ -6,6 +6,7 @@ What fails twice is the caller's to try again, after the pushback that it is tol
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from orderflow_client.contract import MethodContract
@@ -39,7 +40,7 @@ def retry_once(
 
     def retry(call: ServerCall, proceed: Operation) -> Awaitable[Any]:
         policy = retries.get(call.method.path)
-        return proceed() if policy is None else policy.run(proceed)
+        return proceed(call) if policy is None else policy.run(partial(proceed, call))
 
     return retry
 

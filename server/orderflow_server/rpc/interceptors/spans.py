@@ -45,7 +45,8 @@ class ServerSpans(OpenTelemetryAioServerInterceptor):
         call.span = span.get_span_context()
         # Not taken back at the end: the RPC's context ends with its task.
         context.attach(trace.set_span_in_context(span, begun_in))
-        return _recorded(span, call, proceed) if span.is_recording() else proceed()
+        call.kept = span.is_recording()
+        return _recorded(span, call, proceed) if call.kept else proceed(call)
 
     def _begun_in(self, call: ServerCall) -> Context:
         for key, _ in call.metadata:
@@ -57,7 +58,7 @@ class ServerSpans(OpenTelemetryAioServerInterceptor):
 async def _recorded(span: Span, call: ServerCall, proceed: Operation) -> Any:
     span.set_attributes(_attributes(call))
     try:
-        return await proceed()
+        return await proceed(call)
     except BaseException as error:
         call.settle(error)
         raise

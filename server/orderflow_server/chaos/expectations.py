@@ -1,0 +1,217 @@
+"""What is expected of the service in a scenario, and how a recording is judged by it.
+
+Bounds are for what a person would call wrong, not for a good day: the machine may be busy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from orderflow_server.chaos.recording import OK, REFUSED, Recording, percentile
+
+BreakerName = Literal["gateway", "store"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """One line of the outcome, in words.
+
+    Attributes:
+        what: What was looked at.
+        wanted: What it should be.
+        seen: What it was.
+    """
+
+    what: str
+    wanted: str
+    seen: str
+    passed: bool
+
+
+class Expectation(Protocol):
+    """Judges a recording."""
+
+    def judge(self, recording: Recording) -> Sequence[Verdict]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuccessRate:
+    """So many of all calls succeed, in per cent, as their callers see it."""
+
+    at_least_percent: float
+
+    def judge(self, recording: Recording) -> Sequence[Verdict]:
+        calls = recording.calls
+        good = sum(call.outcome == OK for call in calls)
+        percent = 100 * good / len(calls) if calls else 0.0
+        return [
+            Verdict(
+                what="calls that succeeded",
+                wanted=f">= {self.at_least_percent:g} %",
+                seen=f"{percent:.2f} % of {len(calls)}",
+                passed=percent >= self.at_least_percent,
+            )
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """No more than one in a hundred of the calls that succeeded takes longer."""
+
+    p99_at_most_s: float
+
+    def judge(self, recording: Recording) -> Sequence[Verdict]:
+        p99_s = percentile(recording.latencies_s(), 99)
+        return [
+            Verdict(
+                what="p99 of the calls that succeeded",
+                wanted=f"<= {self.p99_at_most_s:g} s",
+                seen=f"{p99_s:.2f} s",
+                passed=0 < p99_s <= self.p99_at_most_s,
+            )
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerOpensAndCloses:
+    """The breaker opens soon after the first fault begins and is closed soon after the last ends.
+
+    Attributes:
+        opened_within_s, closed_within_s: What soon means.
+    """
+
+    breaker: BreakerName
+    opened_within_s: float
+    closed_within_s: float
+
+    def judge(self, recording: Recording) -> Sequence[Verdict]:
+        begin_s = min(fault.begin_s for fault in recording.faults)
+        end_s = max(fault.end_s for fault in recording.faults)
+        opened = [
+            at_s - begin_s
+            for at_s, state in recording.changes(self.breaker)
+            if state == "open" and at_s >= begin_s
+        ]
+        opened_verdict = Verdict(
+            what=f"the {self.breaker}'s breaker opened",
+            wanted=f"within {self.opened_within_s:g} s of the fault",
+            seen=f"after {opened[0]:.1f} s" if opened else "never",
+            passed=bool(opened) and opened[0] <= self.opened_within_s,
+        )
+        closed_s = _closed_for_good_s(recording, self.breaker)
+        took_s = None if closed_s is None else max(0.0, closed_s - end_s)
+        return [
+            opened_verdict,
+            Verdict(
+                what=f"the {self.breaker}'s breaker closed",
+                wanted=f"within {self.closed_within_s:g} s of the end of the fault",
+                seen="still open" if took_s is None else f"after {took_s:.1f} s",
+                passed=took_s is not None and took_s <= self.closed_within_s,
+            ),
+        ]
+
+
+def _closed_for_good_s(recording: Recording, breaker: str) -> float | None:
+    """Since when it was closed at every server; None: at one it is not."""
+    changes = list(recording.changes(breaker))
+    last = {sample.server: sample.breaker(breaker) for sample in recording.samples}
+    if any(state != "closed" for state in last.values()):
+        return None
+    return max((at_s for at_s, _ in changes), default=0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerStaysClosed:
+    """What is wrong is not of the kind that a breaker should open for."""
+
+    breaker: BreakerName
+
+    def judge(self, recording: Recording) -> Sequence[Verdict]:
+        opened = sum(state == "open" for _, state in recording.changes(self.breaker))
+        return [
+            Verdict(
+                what=f"the {self.breaker}'s breaker opened",
+                wanted="never",
+                seen=f"{opened} times",
+                passed=not opened,
+            )
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Amplification:
+    """So many attempts reach the gateway while the faults last for each one that is no retry."""
+
+    at_most: float
+
+    def judge(self, recording: Recording) -> Sequence[Verdict]:
+        begin_s = min(fault.begin_s for fault in recording.faults)
+        end_s = max(fault.end_s for fault in recording.faults)
+        attempts = recording.counted("attempts", begin_s, end_s)
+        first = attempts - recording.counted("retries", begin_s, end_s)
+        seen = attempts / first if first > 0 else float("inf")
+        return [
+            Verdict(
+                what="attempts at the gateway for each first one",
+                wanted=f"<= {self.at_most:g}",
+                seen=f"{seen:.2f} ({attempts:.0f} for {first:.0f})",
+                passed=seen <= self.at_most,
+            )
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusals:
+    """Under too much load some calls are refused, and none fails in another way.
+
+    Attributes:
+        failed_at_most_percent: Of all calls, in another way.
+    """
+
+    failed_at_most_percent: float
+
+    def judge(self, recording: Recording) -> Sequence[Verdict]:
+        calls = recording.calls
+        refused = sum(call.outcome == REFUSED for call in calls)
+        failed = sum(call.outcome not in (OK, REFUSED) for call in calls)
+        percent = 100 * failed / len(calls) if calls else 100.0
+        return [
+            Verdict(
+                what="calls refused as too many",
+                wanted="some",
+                seen=f"{refused} of {len(calls)}",
+                passed=refused > 0,
+            ),
+            Verdict(
+                what="calls that failed otherwise",
+                wanted=f"<= {self.failed_at_most_percent:g} %",
+                seen=f"{percent:.2f} %",
+                passed=percent <= self.failed_at_most_percent,
+            ),
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BooksAgree:
+    """Every acknowledged order is there and settled, and the gateway's ledger says the same."""
+
+    def judge(self, recording: Recording) -> Sequence[Verdict]:
+        found = recording.audit
+        if found is None:
+            return [Verdict(what="audit", wanted="clean", seen="could not be done", passed=False)]
+        return [
+            Verdict(
+                what=what,
+                wanted="0",
+                seen=f"{len(ids)} of {recording.placed}",
+                passed=not ids,
+            )
+            for what, ids in {
+                "orders lost": found.lost,
+                "orders charged twice": found.double_charged,
+                "orders and ledger differ": found.unpaid + found.overcharged + found.unknown,
+                "orders still unsettled": found.unsettled,
+            }.items()
+        ]

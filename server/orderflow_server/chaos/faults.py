@@ -1,0 +1,142 @@
+"""What can break. Each is a context: broken within it, mended after it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+
+import asyncpg
+
+from orderflow_server.chaos.world import World
+from orderflow_server.payments.simulator.client import set_faults
+from orderflow_server.payments.simulator.faults import Faults
+
+Fault = Callable[[World], AbstractAsyncContextManager[None]]
+
+_KILL_CONNECTIONS = (
+    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+    "WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
+)
+
+
+def gateway(faults: Faults) -> Fault:
+    """The gateway has these faults, instead of the usual ones."""
+
+    @asynccontextmanager
+    async def during(world: World) -> AsyncIterator[None]:
+        await set_faults(world.gateway, faults)
+        try:
+            yield
+        finally:
+            await set_faults(world.gateway, world.usual)
+
+    return during
+
+
+@asynccontextmanager
+async def first_server_killed(world: World) -> AsyncIterator[None]:
+    """SIGKILL; mended when it has been started again and serves."""
+    await world.servers[0].kill()
+    try:
+        yield
+    finally:
+        await world.servers[0].start()
+
+
+@asynccontextmanager
+async def database_down(world: World) -> AsyncIterator[None]:
+    """It crashes; mended when it has recovered and accepts connections."""
+    await world.database.crash()
+    try:
+        yield
+    finally:
+        await world.database.start()
+
+
+def connections_lost(every_s: float) -> Fault:
+    """The database ends all its connections, again and again."""
+
+    async def end_them(world: World) -> None:
+        url = f"postgresql://postgres@127.0.0.1:{world.database.port}/postgres"
+        while True:
+            with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                connection = await asyncpg.connect(url, timeout=5)
+                await connection.execute(_KILL_CONNECTIONS)
+                await connection.close(timeout=5)
+            await asyncio.sleep(every_s)
+
+    return _meanwhile(end_them)
+
+
+def loops_blocked(every_s: float) -> Fault:
+    """The event loop of each server blocks, again and again; see `victim`."""
+
+    async def block_them(world: World) -> None:
+        while True:
+            for server in world.servers:
+                server.block_its_loop()
+            await asyncio.sleep(every_s)
+
+    return _meanwhile(block_them)
+
+
+def servers_restarted(between_s: float) -> Fault:
+    """Each server in turn is stopped in order and started again, again and again."""
+
+    async def restart_them(world: World) -> None:
+        while True:
+            for server in world.servers:
+                await server.stop()
+                await server.start()
+                await asyncio.sleep(between_s)
+
+    @asynccontextmanager
+    async def during(world: World) -> AsyncIterator[None]:
+        async with _meanwhile(restart_them)(world):
+            yield
+        for server in world.servers:
+            if not server.runs:
+                await server.start()
+
+    return during
+
+
+@asynccontextmanager
+async def network_cut(world: World) -> AsyncIterator[None]:
+    """Nothing passes between servers and database, and no connection ends."""
+    world.network.cut()
+    try:
+        yield
+    finally:
+        world.network.mend()
+
+
+def network_slow(latency_s: float) -> Fault:
+    """All that passes between servers and database takes longer, in either direction."""
+
+    @asynccontextmanager
+    async def during(world: World) -> AsyncIterator[None]:
+        world.network.latency_s = latency_s
+        try:
+            yield
+        finally:
+            world.network.latency_s = 0.0
+
+    return during
+
+
+def _meanwhile(work: Callable[[World], Coroutine[None, None, None]]) -> Fault:
+    """The work goes on within, and is cancelled at the end."""
+
+    @asynccontextmanager
+    async def during(world: World) -> AsyncIterator[None]:
+        working = asyncio.create_task(work(world))
+        try:
+            yield
+        finally:
+            working.cancel()
+            with suppress(asyncio.CancelledError):
+                await working
+
+    return during

@@ -1,0 +1,212 @@
+"""One scenario, from the start of its processes to the audit of what they did."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from orderflow.v1 import order_pb2
+from orderflow_client import OrderClient, OrderflowError
+from orderflow_client.client import UNSETTLED_STATES
+from orderflow_server.chaos.expectations import Verdict
+from orderflow_server.chaos.load import Load
+from orderflow_server.chaos.recording import FaultSeen, Recording
+from orderflow_server.chaos.sampling import INTERVAL_S, sample_servers
+from orderflow_server.chaos.scenario import Scenario, Window, load_at
+from orderflow_server.chaos.world import World, world
+from orderflow_server.orders.money import Money
+from orderflow_server.orders.order import OrderState
+from orderflow_server.payments.audit import Audit, AuditedOrder, audit
+from orderflow_server.payments.simulator.client import fetch_ledger
+
+_WARM_UP_ORDERS = 20
+_SETTLE_TIMEOUT_S = 60.0
+_AFTERWARDS_S = 2.0
+"""How long the servers are looked at when all is done: the end is to be seen."""
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """A scenario that has run.
+
+    Attributes:
+        without: The policy that was taken from the servers. Empty: none.
+    """
+
+    scenario: Scenario
+    seed: int
+    without: str
+    recording: Recording
+    verdicts: Sequence[Verdict]
+
+    @property
+    def passed(self) -> bool:
+        return all(verdict.passed for verdict in self.verdicts)
+
+
+@dataclass(slots=True)
+class Progress:
+    """A run under way, for whoever looks on.
+
+    Attributes:
+        phase: What is being done, in a word or two.
+        clock: Seconds since the load began.
+        broken: What is broken right now.
+    """
+
+    recording: Recording
+    phase: str
+    clock: Clock
+    broken: list[str]
+
+
+async def run(
+    scenario: Scenario,
+    *,
+    seed: int,
+    without: str = "",
+    look_on: Callable[[Progress], None] = lambda _: None,
+) -> Outcome:
+    """Runs it and judges it. It takes the scenario's duration, and what settling takes.
+
+    Args:
+        scenario: What to run.
+        seed: Of the orders, of the gateway's faults and of the moments at which others begin.
+        without: A policy to take from the servers, as in `victim`. Empty: none.
+        look_on: Told four times a second how it goes.
+
+    Raises:
+        CannotStart: Some part is missing or does not start.
+    """
+    recording = Recording()
+    progress = Progress(recording=recording, phase="starting", clock=lambda: 0.0, broken=[])
+    looking = asyncio.create_task(_tell(look_on, progress))
+    try:
+        with tempfile.TemporaryDirectory(prefix="orderflow-chaos-") as name:
+            directory = Path(name)
+            directory.chmod(0o755)  # PostgreSQL's user must pass through.
+            async with (
+                world(
+                    directory,
+                    seed=seed,
+                    servers=scenario.servers,
+                    usual=scenario.gateway,
+                    settings=scenario.settings,
+                    through_proxy=scenario.through_proxy,
+                    without=without,
+                ) as it,
+                OrderClient(it.target) as client,
+            ):
+                await _run(scenario, Random(seed), it, client, progress)
+    finally:
+        looking.cancel()
+        with suppress(asyncio.CancelledError):
+            await looking
+    return Outcome(
+        scenario=scenario,
+        seed=seed,
+        without=without,
+        recording=recording,
+        verdicts=scenario.judge(recording),
+    )
+
+
+async def _run(
+    scenario: Scenario, random: Random, it: World, client: OrderClient, progress: Progress
+) -> None:
+    recording = progress.recording
+    warm = await _warm_up(client, random)
+    began_s = time.monotonic()
+
+    def clock() -> float:
+        return time.monotonic() - began_s
+
+    progress.clock, progress.phase = clock, "placing"
+    windows = scenario.schedule(random)
+    load = Load(client, recording, random=random, clock=clock)
+    sampling = asyncio.create_task(sample_servers(it.servers, recording, clock=clock))
+    try:
+        async with asyncio.TaskGroup() as group:
+            for window in windows:
+                group.create_task(_break(window, it, progress))
+            await load.run(
+                rate_at=lambda at_s: scenario.rate * load_at(windows, at_s),
+                duration_s=scenario.duration_s,
+            )
+        progress.phase = "settling"
+        with suppress(TimeoutError):  # The audit tells which have not.
+            await _until_settled(client)
+        await asyncio.sleep(_AFTERWARDS_S)
+        recording.ended_s = clock()
+    finally:
+        sampling.cancel()
+        with suppress(asyncio.CancelledError):
+            await sampling
+    progress.phase = "auditing"
+    recording.placed = len(load.acknowledged)
+    recording.audit = await _audit(it, client, [*warm, *load.acknowledged])
+
+
+async def _tell(look_on: Callable[[Progress], None], progress: Progress) -> None:
+    while True:
+        look_on(progress)
+        await asyncio.sleep(INTERVAL_S)
+
+
+async def _warm_up(client: OrderClient, random: Random) -> list[str]:
+    """A few orders before anybody counts; their ids."""
+    load = Load(client, Recording(), random=random, clock=time.monotonic)
+    for _ in range(_WARM_UP_ORDERS):
+        await load.place()
+    return load.acknowledged
+
+
+async def _break(window: Window, it: World, progress: Progress) -> None:
+    """Has the fault there for as long as the window says."""
+    clock = progress.clock
+    await asyncio.sleep(max(0.0, window.begin_s - clock()))
+    begin_s = clock()
+    progress.broken.append(window.what)
+    if window.fault is None:
+        await asyncio.sleep(max(0.0, window.end_s - clock()))
+    else:
+        async with window.fault(it):
+            await asyncio.sleep(max(0.0, window.end_s - clock()))
+    progress.broken.remove(window.what)
+    progress.recording.faults.append(FaultSeen(what=window.what, begin_s=begin_s, end_s=clock()))
+
+
+async def _until_settled(client: OrderClient) -> None:
+    """Returns when no order awaits the gateway.
+
+    Raises:
+        TimeoutError: After a minute some still do.
+    """
+    async with asyncio.timeout(_SETTLE_TIMEOUT_S):
+        while True:
+            with suppress(OrderflowError):  # Some servers may still be on their way back.
+                page = await client.list_orders_page(states=[*UNSETTLED_STATES], page_size=1)
+                if not page.orders:
+                    return
+            await asyncio.sleep(INTERVAL_S)
+
+
+async def _audit(it: World, client: OrderClient, acknowledged: Sequence[str]) -> Audit:
+    orders = [_audited(order) async for order in client.list_orders(page_size=1000)]
+    return audit(acknowledged=acknowledged, orders=orders, ledger=await fetch_ledger(it.gateway))
+
+
+def _audited(order: order_pb2.Order) -> AuditedOrder:
+    return AuditedOrder(
+        id=order.id,
+        state=OrderState(order_pb2.OrderState.Name(order.state).removeprefix("ORDER_STATE_")),
+        total=Money(order.total.currency_code, order.total.units, order.total.nanos),
+    )

@@ -1,0 +1,59 @@
+"""`python -m orderflow_server.chaos.victim [--without POLICY] serve ...`: the server of a scenario.
+
+It is the server that people run, and two things are done to it that they could not want. SIGUSR1
+blocks its event loop for a second, as a call that should have been in a thread would. And one
+policy can be taken from it, to see that a scenario notices: a scenario that passes without the
+policy that it is about proves nothing. It is done here, so that the service has no setting for it.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from orderflow_client.resilience import breaker, retry
+from orderflow_server import cli
+from orderflow_server.orders.order import Order
+
+BLOCKED_S = 1.0
+
+
+def _without_breaker() -> None:
+    never = partial(breaker.BreakerOptions, minimum_attempts=sys.maxsize)
+    breaker.BreakerOptions = never  # type: ignore[misc, assignment]  # sabotage
+
+
+def _without_budget() -> None:
+    always = property(lambda _: True)
+    retry.RetryBudget.allows_retry = always  # type: ignore[assignment, method-assign]  # sabotage
+
+
+def _without_idempotency() -> None:
+    fresh = property(lambda _: f"order-{uuid.uuid4()}")
+    Order.payment_key = fresh  # type: ignore[assignment, method-assign]  # sabotage
+
+
+WITHOUT: Mapping[str, Callable[[], None]] = {
+    "breaker": _without_breaker,
+    "budget": _without_budget,
+    "idempotency": _without_idempotency,
+}
+"""What can be taken from a server: no breaker opens; failures cost no budget; each attempt to pay
+has an idempotency key of its own."""
+
+
+def main() -> None:
+    # Python runs it between two steps of the main thread, which is the event loop's.
+    signal.signal(signal.SIGUSR1, lambda *_: time.sleep(BLOCKED_S))
+    if sys.argv[1:2] == ["--without"]:
+        WITHOUT[sys.argv[2]]()
+        del sys.argv[1:3]
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""The processes of one scenario: a gateway, servers, PostgreSQL, and the network between them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from orderflow_client import OrderClient, OrderflowError
+from orderflow_server.chaos.database import Database, database
+from orderflow_server.chaos.processes import CannotStart, Process, free_port, own_command
+from orderflow_server.chaos.proxy import Network
+from orderflow_server.payments.simulator.client import set_faults
+from orderflow_server.payments.simulator.faults import Faults
+from orderflow_server.settings import ENV_PREFIX
+
+_SERVING_TIMEOUT_S = 30.0
+_POLL_S = 0.05
+
+
+class Server:
+    """An order server at an address that stays, whatever is done to it.
+
+    Args:
+        number: Names it.
+        without: A policy to take from it, as in `victim`. Empty: none.
+        settings: Variables of the environment.
+        directory: For its log.
+    """
+
+    def __init__(
+        self, number: int, *, without: str, settings: Mapping[str, str], directory: Path
+    ) -> None:
+        self.number = number
+        self.address, self.ops_address = (f"127.0.0.1:{free_port()}" for _ in range(2))
+        sabotage = ["--without", without] if without else []
+        own = {"ADDRESS": self.address, "OPS_ADDRESS": self.ops_address, "LOG_LEVEL": "warning"}
+        self._process = Process(
+            [sys.executable, "-m", "orderflow_server.chaos.victim", *sabotage, "serve"],
+            log=directory / f"server-{number}.log",
+            environment=_environment({**own, **settings}),
+        )
+
+    async def start(self) -> None:
+        """SERVING when this returns.
+
+        Raises:
+            CannotStart: It ends by itself, or is not SERVING after 30 s.
+        """
+        await self._process.start()
+        try:
+            async with asyncio.timeout(_SERVING_TIMEOUT_S), OrderClient(self.address) as client:
+                while not await _serves(client):
+                    if not self._process.runs:
+                        raise self._failed("ended")
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError as error:
+            raise self._failed("does not serve") from error
+
+    @property
+    def runs(self) -> bool:
+        return self._process.runs
+
+    async def kill(self) -> None:
+        await self._process.kill()
+
+    async def stop(self) -> None:
+        await self._process.stop()
+
+    def block_its_loop(self) -> None:
+        """For as long as `victim` says."""
+        self._process.send(signal.SIGUSR1)
+
+    def _failed(self, how: str) -> CannotStart:
+        return CannotStart(f"server {self.number} {how}: {self._process.last_words()}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """All of it, running.
+
+    Attributes:
+        gateway: Where the payment simulator is.
+        usual: Its faults while nothing else is said.
+        network: What the servers reach the database through, where the scenario says so.
+    """
+
+    gateway: str
+    usual: Faults
+    servers: Sequence[Server]
+    database: Database
+    network: Network
+
+    @property
+    def target(self) -> str:
+        """What a client is given."""
+        return "ipv4:" + ",".join(server.address for server in self.servers)
+
+
+@asynccontextmanager
+async def world(
+    directory: Path,
+    *,
+    seed: int,
+    servers: int,
+    usual: Faults,
+    settings: Mapping[str, str],
+    through_proxy: bool,
+    without: str,
+) -> AsyncIterator[World]:
+    """SERVING when this yields; nothing is left of it afterwards.
+
+    Args:
+        directory: For logs and data.
+        seed: Of the gateway's faults.
+        servers: How many.
+        usual: What is usual at the gateway.
+        settings: More of the servers, by name.
+        through_proxy: The servers reach the database through the network that can be cut.
+        without: A policy to take from the servers. Empty: none.
+
+    Raises:
+        CannotStart: Some part is missing or does not start.
+    """
+    gateway = f"127.0.0.1:{free_port()}"
+    async with AsyncExitStack() as stack:
+        postgres = await stack.enter_async_context(database(directory / "postgres"))
+        network = await stack.enter_async_context(Network(postgres.port).serving())
+        simulator = Process(
+            own_command("gateway", "--port", gateway.rpartition(":")[2], "--seed", str(seed)),
+            log=directory / "gateway.log",
+            environment=_environment({}),
+        )
+        await simulator.start()
+        stack.push_async_callback(simulator.stop)
+        port = network.port if through_proxy else postgres.port
+        its = {
+            "DATABASE": f"postgresql://postgres@127.0.0.1:{port}/postgres",
+            "GATEWAY": gateway,
+            **settings,
+        }
+        all_servers = [
+            Server(number, without=without, settings=its, directory=directory)
+            for number in range(1, servers + 1)
+        ]
+        for server in all_servers:
+            stack.push_async_callback(server.stop)
+        # At the same time: migrations are safe then.
+        await asyncio.gather(*(server.start() for server in all_servers))
+        await set_faults(gateway, usual)
+        yield World(
+            gateway=gateway, usual=usual, servers=all_servers, database=postgres, network=network
+        )
+
+
+async def _serves(client: OrderClient) -> bool:
+    try:
+        return await client.health() == "SERVING"
+    except OrderflowError:
+        return False  # Nothing listens there yet.
+
+
+def _environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """This process's own, but no settings that are not meant."""
+    inherited = {name: it for name, it in os.environ.items() if not name.startswith(ENV_PREFIX)}
+    return inherited | {f"{ENV_PREFIX}{name}": value for name, value in settings.items()}
