@@ -57,11 +57,11 @@ def _method(level: str, lines: Lines, *, urgent: bool, at_once: int) -> Callable
 
     def note(self: structlog.BoundLoggerBase, event: str, **fields: Any) -> None:
         line: EventDict = {
-            **(call_names.get() or _NO_NAMES),
-            SPAN: current_span(),
             "event": event,
             "level": level,
             "timestamp": datetime.now(UTC),
+            SPAN: current_span(),
+            **(call_names.get() or _NO_NAMES),
             **self._context,
             **fields,
         }
