@@ -80,17 +80,17 @@ image-test: ## Build the image without docker, as root with buildah, and see it 
 	tools/image.sh
 
 .PHONY: chaos
-chaos: $(VENV)/.dev ## 20 000 orders over three replicas while everything around them fails (minutes)
+chaos: $(VENV)/.dev ## Every scenario of chaos, a page of plots in .cache/chaos.html; 20 000 orders while all fails (15 minutes)
+	orderflow-server chaos all --report .cache/chaos.html
 	pytest -m chaos -s tests/chaos
 
 .PHONY: bench
-bench: $(VENV)/.dev ## Measure the store, overload, hedging and telemetry, each against its bound (8 minutes)
-	python bench/store.py
-	python bench/overload.py
-	python bench/hedging.py
-	python bench/postgres.py
-	python bench/growth.py
-	python bench/overhead.py
+bench: $(VENV)/.dev ## Measure everything against peers and bounds, with pictures (20 minutes)
+	python bench/run.py
+
+.PHONY: bench-quick
+bench-quick: $(VENV)/.dev ## The ratios only, with wide bounds (a minute)
+	python bench/run.py --quick
 
 .PHONY: clean
 clean: ## Remove the environment and every cache

@@ -20,44 +20,25 @@ import asyncpg
 from rich.console import Console
 from rich.table import Table
 
-sys.path.append(str(Path(__file__).parent.parent / "tests"))
+sys.path.extend(str(Path(__file__).parent.parent / name) for name in ("", "tests"))
 
+from bench.load import ITEMS
+from bench.process import children_of, family_cpu_s, gateway, parent_of
 from fakes.nats import nats_server
 from fakes.postgres import postgres_process
-from orderflow_client import OrderClient, Overloaded, item, money
+from orderflow_client import OrderClient, Overloaded
 from processes import free_port, server_process
 
 ORDERS = 5_000
 CALLERS = 32
 WARM_UP = 1_000
-ITEMS = [item(f"SKU-{number}", 2, money("19.99", "EUR")) for number in range(3)]
-
-
-def cpu_s(pid: int) -> float:
-    """What a process and its children have used so far, those that have ended included."""
-    total = 0
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if int(entry.name) == pid:
-                total += sum(map(int, fields[11:15]))
-            elif int(fields[1]) == pid:
-                total += sum(map(int, fields[11:13]))
-    return total / os.sysconf("SC_CLK_TCK")
-
-
-def parent_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def child_named(name: str) -> int:
     """The process of this one's that runs a program."""
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    [pid] = [pid for pid in children if Path(f"/proc/{pid}/comm").read_text().strip() == name]
-    return int(pid)
+    mine = children_of(os.getpid())
+    [pid] = [pid for pid in mine if Path(f"/proc/{pid}/comm").read_text().strip() == name]
+    return pid
 
 
 async def place(client: OrderClient, count: int) -> None:
@@ -89,42 +70,33 @@ async def published(connection: asyncpg.Connection) -> None:
 
 async def measure(database: str, directory: Path) -> None:
     port = free_port()
-    gateway = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "orderflow_server", "gateway", "--port", str(port), "--log-format", "json"),
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        async with (
-            nats_server(directory) as nats,
-            server_process(
-                directory,
-                arguments=["--database", database, "--gateway", f"127.0.0.1:{port}"],
-                environment={"ORDERFLOW_NATS": nats.url},
-            ) as server,
-            OrderClient(server.address) as client,
-        ):
-            connection = await asyncpg.connect(database)
-            pids = {
-                "server": server.process.pid,
-                "PostgreSQL": parent_of(connection.get_server_pid()),
-                "NATS": child_named("nats-server"),
-            }
-            await place(client, WARM_UP)
-            await published(connection)
-            before = {name: cpu_s(pid) for name, pid in pids.items()}
-            [(stored, log)] = await connection.fetch(STATE)
-            began_s = time.perf_counter()
-            await place(client, ORDERS)
-            took_s = time.perf_counter() - began_s
-            await published(connection)
-            used_s = {name: cpu_s(pid) - before[name] for name, pid in pids.items()}
-            [(stored_after, log_after)] = await connection.fetch(STATE)
-            await connection.close()
-    finally:
-        gateway.kill()
-        await gateway.wait()
+    async with (
+        gateway(port, directory / "log"),
+        nats_server(directory) as nats,
+        server_process(
+            directory,
+            arguments=["--database", database, "--gateway", f"127.0.0.1:{port}"],
+            environment={"ORDERFLOW_NATS": nats.url},
+        ) as server,
+        OrderClient(server.address) as client,
+    ):
+        connection = await asyncpg.connect(database)
+        pids = {
+            "server": server.process.pid,
+            "PostgreSQL": parent_of(connection.get_server_pid()),
+            "NATS": child_named("nats-server"),
+        }
+        await place(client, WARM_UP)
+        await published(connection)
+        before = {name: family_cpu_s(pid) for name, pid in pids.items()}
+        [(stored, log)] = await connection.fetch(STATE)
+        began_s = time.perf_counter()
+        await place(client, ORDERS)
+        took_s = time.perf_counter() - began_s
+        await published(connection)
+        used_s = {name: family_cpu_s(pid) - before[name] for name, pid in pids.items()}
+        [(stored_after, log_after)] = await connection.fetch(STATE)
+        await connection.close()
     orders = stored_after - stored
     table = Table(title=f"{orders:,} orders, {CALLERS} callers")
     table.add_column("")

@@ -13,6 +13,7 @@ import uuid_utils.compat
 from rich.console import Console
 from rich.table import Table
 
+from bench.checks import Check, conclude
 from orderflow_server.orders.money import Money
 from orderflow_server.orders.order import Order, OrderDraft, OrderItem
 
@@ -56,10 +57,13 @@ async def orders_per_s(create: Create, orders: list[Order]) -> float:
     return len(orders) / (time.perf_counter() - began_s)
 
 
-def report(title: str, rates: Mapping[str, Sequence[float]], *, wanted: float) -> int:
+def report(
+    benchmark: str, title: str, rates: Mapping[str, Sequence[float]], *, wanted: float
+) -> int:
     """Prints the rates of the two, the engine's first; returns the exit code.
 
     Args:
+        benchmark: Its script.
         title: What was measured.
         rates: Of each round, by name.
         wanted: The least that the first median must be of the second.
@@ -71,8 +75,8 @@ def report(title: str, rates: Mapping[str, Sequence[float]], *, wanted: float) -
         table.add_row(
             name, *(f"{rate:,.0f}" for rate in (statistics.median(some), min(some), max(some)))
         )
+    Console().print(table)
     engine, peer = map(statistics.median, rates.values())
-    console = Console()
-    console.print(table)
-    console.print(f"ratio {engine / peer:.1f}, wanted {wanted:.0f}")
-    return 0 if engine / peer >= wanted else 1
+    _, other = rates
+    ratio = Check(name=f"{benchmark}: engine, of {other}", measured=engine / peer, at_least=wanted)
+    return conclude(benchmark, [ratio], figures=rates)

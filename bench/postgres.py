@@ -169,6 +169,7 @@ def main() -> int:
     with postgres_process({}, within=Path(__file__).parent) as process:
         engine, peer = asyncio.run(rates(process.url))
     return report(
+        "postgres",
         f"Orders placed and paid per second, {PRODUCERS} producers",
         {"engine": engine, "one transaction per step": peer},
         wanted=WANTED_RATIO,

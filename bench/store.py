@@ -87,6 +87,7 @@ async def main() -> int:
             peer.append(await peer_round(Path(directory, f"peer-{number}.db")))
             engine.append(await engine_round(Path(directory, f"engine-{number}.db")))
     return report(
+        "store",
         f"Orders placed per second, {PRODUCERS} producers, {ROUNDS} rounds",
         {"engine": engine, "one transaction per order": peer},
         wanted=WANTED_RATIO,

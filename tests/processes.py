@@ -4,21 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import socket
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from orderflow_client import OrderClient, OrderflowError
 
 
+_PORTS = range(20_000, 32_000)
+"""Below those that the kernel gives to connections, which is how it would give one to somebody else
+before the caller listens there, or while its server is away."""
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of 127.0.0.1 that nobody else takes as long as this process lives.
+
+    Its twin of UDP is held meanwhile, so that tests which run beside choose another.
+    """
+    for port in random.sample(_PORTS, len(_PORTS)):
+        with (
+            suppress(OSError),  # Somebody has it.
+            socket.socket(type=socket.SOCK_DGRAM) as twin,
+            socket.socket() as probe,
+        ):
+            twin.bind(("127.0.0.1", port))
+            probe.bind(("127.0.0.1", port))
+            twin.detach()  # It stays open until the process ends.
+            return port
+    raise RuntimeError("no port is free")
 
 
 @dataclass(frozen=True)
@@ -67,20 +84,25 @@ async def server_process(
             stdout=stdout,
             stderr=stderr,
         )
+    server = ServerProcess(process, address, ops_address, directory)
     try:
         if until_serves:
             async with OrderClient(address) as client:
-                await until_serving(client)
-        yield ServerProcess(process, address, ops_address, directory)
+                await until_serving(client, server)
+        yield server
     finally:
         if process.returncode is None:
             process.kill()
         await process.wait()
 
 
-async def until_serving(client: OrderClient, *, timeout_s: float = 20.0) -> None:
+async def until_serving(
+    client: OrderClient, server: ServerProcess | None = None, *, timeout_s: float = 20.0
+) -> None:
+    """Fails at once when the server, if it is given, has ended."""
     async with asyncio.timeout(timeout_s):
         while True:
+            assert server is None or server.process.returncode is None, server.stderr
             try:
                 if await client.health() == "SERVING":
                     return

@@ -281,6 +281,39 @@ def demo(
     raise typer.Exit(run_demo(orders=orders, concurrency=concurrency, seed=seed))
 
 
+@app.command()
+def chaos(
+    scenario: Annotated[str, typer.Argument(help="Its name, or all. Without: list them.")] = "",
+    seed: Annotated[int, typer.Option(help="Of the orders, and of when and what breaks.")] = 1,
+    report: Annotated[Path, typer.Option(help="The HTML page to write.")] = Path("chaos.html"),
+    without: Annotated[
+        str, typer.Option(hidden=True, help="A policy to take away: the scenario should fail.")
+    ] = "",
+) -> None:
+    """Break things around real servers, and see what becomes of the orders."""
+    # The plots' libraries are for development, and would slow the other commands.
+    try:
+        from orderflow_server.chaos.command import run_scenarios
+    except ModuleNotFoundError as error:
+        raise _failure(
+            f"the report needs {error.name}, which is among the development dependencies"
+        ) from error
+    from orderflow_server.chaos.processes import CannotStart
+    from orderflow_server.chaos.scenarios import SCENARIOS
+
+    if not scenario:
+        for each in SCENARIOS.values():
+            typer.echo(f"{each.name:<18} {each.shows}")
+        return
+    if scenario != "all" and scenario not in SCENARIOS:
+        raise _failure(f"there is no scenario {scenario}; there are {', '.join(SCENARIOS)}, all")
+    chosen = [each for name, each in SCENARIOS.items() if scenario in (name, "all")]
+    try:
+        raise typer.Exit(run_scenarios(chosen, seed=seed, report=report, without=without))
+    except (CannotStart, OSError) as error:
+        raise _failure(str(error)) from error
+
+
 def _configuration(
     flags: dict[str, Any], config: Path | None = None, assignments: Sequence[str] = ()
 ) -> Configuration:

@@ -405,4 +405,5 @@ class TestAServerIsKilled:
             for _ in range(self.CALLERS):
                 group.create_task(caller())
         await until_healthy(edge, 1)
+        print(f"\none of two killed: {calls} calls, {len(failures)} failed")  # noqa: T201  with -s
         return calls, failures

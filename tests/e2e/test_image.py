@@ -19,6 +19,7 @@ async def test_it_serves_as_its_own_user_on_a_read_only_root_and_ends_when_told(
     )
     said, _ = await process.communicate()
     output = said.decode()
+    print(f"\n{output}")  # noqa: T201  for who runs it with -s
     if process.returncode == NOT_BUILT:
         pytest.skip(output.strip().splitlines()[-1])
     assert process.returncode == 0, output

@@ -56,6 +56,7 @@ async def test_orders_leave_their_traces_metrics_and_events(scratch: Path) -> No
     process = await start(scratch)
     said, _ = await process.communicate()
     output = said.decode()
+    print(f"\n{output}")  # noqa: T201  for who runs it with -s
     assert process.returncode == 0, output
     # What it looked for and where is in the table.
     assert re.search(r"\d+ of 120 are in Jaeger", output)

@@ -114,8 +114,8 @@ async def database(directory: Path) -> AsyncIterator[Database]:
     """
     made = Database(directory)
     await made.make()
-    await made.start()
     try:
+        await made.start()
         yield made
     finally:
         await made.stop()

@@ -11,6 +11,8 @@ from typing import Literal, Protocol
 
 from orderflow_server.chaos.recording import OK, REFUSED, Recording, percentile
 
+_GETTING_USED_S = 2.0
+
 BreakerName = Literal["gateway", "store"]
 
 
@@ -87,8 +89,7 @@ class BreakerOpensAndCloses:
     closed_within_s: float
 
     def judge(self, recording: Recording) -> Sequence[Verdict]:
-        begin_s = min(fault.begin_s for fault in recording.faults)
-        end_s = max(fault.end_s for fault in recording.faults)
+        begin_s, end_s = recording.trouble_s
         opened = [
             at_s - begin_s
             for at_s, state in recording.changes(self.breaker)
@@ -107,10 +108,14 @@ class BreakerOpensAndCloses:
             Verdict(
                 what=f"the {self.breaker}'s breaker closed",
                 wanted=f"within {self.closed_within_s:g} s of the end of the fault",
-                seen="still open" if took_s is None else f"after {took_s:.1f} s",
-                passed=took_s is not None and took_s <= self.closed_within_s,
+                seen=_when(took_s) if opened else "it never opened",
+                passed=bool(opened) and took_s is not None and took_s <= self.closed_within_s,
             ),
         ]
+
+
+def _when(took_s: float | None) -> str:
+    return "still open" if took_s is None else f"after {took_s:.1f} s"
 
 
 def _closed_for_good_s(recording: Recording, breaker: str) -> float | None:
@@ -141,14 +146,13 @@ class BreakerStaysClosed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Amplification:
+class Retries:
     """So many attempts reach the gateway while the faults last for each one that is no retry."""
 
     at_most: float
 
     def judge(self, recording: Recording) -> Sequence[Verdict]:
-        begin_s = min(fault.begin_s for fault in recording.faults)
-        end_s = max(fault.end_s for fault in recording.faults)
+        begin_s, end_s = recording.trouble_s
         attempts = recording.counted("attempts", begin_s, end_s)
         first = attempts - recording.counted("retries", begin_s, end_s)
         seen = attempts / first if first > 0 else float("inf")
@@ -158,6 +162,75 @@ class Amplification:
                 wanted=f"<= {self.at_most:g}",
                 seen=f"{seen:.2f} ({attempts:.0f} for {first:.0f})",
                 passed=seen <= self.at_most,
+            )
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Amplification:
+    """So many attempts reach the gateway for each order while the faults last; usual is 1.
+
+    Retries are among them, and what the background worker asks again.
+    """
+
+    at_most: float
+
+    def judge(self, recording: Recording) -> Sequence[Verdict]:
+        begin_s, end_s = recording.trouble_s
+        attempts = recording.counted("attempts", begin_s, end_s)
+        orders = sum(begin_s <= call.begun_s < end_s for call in recording.calls)
+        seen = attempts / orders if orders else float("inf")
+        return [
+            Verdict(
+                what="attempts at the gateway for each order",
+                wanted=f"<= {self.at_most:g}",
+                seen=f"{seen:.2f} ({attempts:.0f} for {orders})",
+                passed=seen <= self.at_most,
+            )
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goodput:
+    """So many calls a second succeed while the faults last, the first 2 s of them left out."""
+
+    at_least: float
+
+    def judge(self, recording: Recording) -> Sequence[Verdict]:
+        begin_s, end_s = recording.trouble_s
+        begin_s += _GETTING_USED_S
+        good = sum(
+            call.outcome == OK and begin_s <= call.ended_s < end_s for call in recording.calls
+        )
+        seen = good / (end_s - begin_s)
+        return [
+            Verdict(
+                what="goodput meanwhile",
+                wanted=f">= {self.at_least:g}/s",
+                seen=f"{seen:.0f}/s",
+                passed=seen >= self.at_least,
+            )
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovers:
+    """So soon after the end of the last fault every call succeeds again."""
+
+    within_s: float
+
+    def judge(self, recording: Recording) -> Sequence[Verdict]:
+        _, end_s = recording.trouble_s
+        later = [call for call in recording.calls if call.begun_s >= end_s]
+        failed = [call.begun_s - end_s for call in later if call.outcome != OK]
+        last_s = max(failed, default=0.0)
+        return [
+            Verdict(
+                what="the last call that failed began",
+                wanted=f"within {self.within_s:g} s of the end of the fault",
+                seen=f"after {last_s:.1f} s" if failed else "before its end",
+                passed=last_s <= self.within_s
+                and any(call.begun_s - end_s > self.within_s for call in later),
             )
         ]
 

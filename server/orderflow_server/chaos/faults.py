@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 
@@ -34,24 +35,25 @@ def gateway(faults: Faults) -> Fault:
     return during
 
 
-@asynccontextmanager
-async def first_server_killed(world: World) -> AsyncIterator[None]:
+def server_killed(number: int) -> Fault:
     """SIGKILL; mended when it has been started again and serves."""
-    await world.servers[0].kill()
-    try:
+
+    @asynccontextmanager
+    async def during(world: World) -> AsyncIterator[None]:
+        server = world.servers[number - 1]
+        await server.kill()
         yield
-    finally:
-        await world.servers[0].start()
+        await server.start()
+
+    return during
 
 
 @asynccontextmanager
 async def database_down(world: World) -> AsyncIterator[None]:
     """It crashes; mended when it has recovered and accepts connections."""
     await world.database.crash()
-    try:
-        yield
-    finally:
-        await world.database.start()
+    yield
+    await world.database.start()
 
 
 def connections_lost(every_s: float) -> Fault:
@@ -82,22 +84,25 @@ def loops_blocked(every_s: float) -> Fault:
 
 
 def servers_restarted(between_s: float) -> Fault:
-    """Each server in turn is stopped in order and started again, again and again."""
-
-    async def restart_them(world: World) -> None:
-        while True:
-            for server in world.servers:
-                await server.stop()
-                await server.start()
-                await asyncio.sleep(between_s)
+    """Each server in turn is stopped in order and started again; mended after the last of them."""
 
     @asynccontextmanager
     async def during(world: World) -> AsyncIterator[None]:
-        async with _meanwhile(restart_them)(world):
-            yield
-        for server in world.servers:
-            if not server.runs:
+        over = asyncio.Event()
+
+        async def restart_them() -> None:
+            for server in itertools.cycle(world.servers):
+                if over.is_set():
+                    return
+                await server.stop()
                 await server.start()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(over.wait(), between_s)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(restart_them())
+            yield
+            over.set()
 
     return during
 

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
-from orderflow_server.chaos.recording import OK, REFUSED, Recording, percentile
+from orderflow_server.chaos.recording import OK, REFUSED, Recording, Sample, percentile
 
 _VARIABLES = {"#010203": "var(--ink)", "#040506": "var(--grid)", "#070809": "var(--fault)"}
 _INK, _GRID, _FAULT = _VARIABLES
 _GOOD, _BAD, _REFUSED, _BLUE, _VIOLET = "#2a9d5c", "#d1495b", "#d98e04", "#3b7dd8", "#8e5bd0"
 _SERVER_COLOURS = (_BLUE, _VIOLET, _GOOD)
+_SILENCE_S = 2.0
 _STATES = {"closed": 0, "half_open": 1, "open": 2}
-_STYLE = {
+_STYLE: Mapping[Any, Any] = {  # its keys are a Literal of some hundred names
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 9,
@@ -77,8 +80,8 @@ def svg(recording: Recording, *, name: str) -> str:
 def _themed(text: str) -> str:
     """Without the prologue of a file, as wide as its page, and with variables for colours."""
     text = text[text.index("<svg") :]
-    text = re.sub(r'<svg (.*?)width="[^"]*"', r'<svg \1width="100%"', text, count=1, flags=re.S)
-    text = re.sub(r'^(<svg [^>]*?)height="[^"]*"', r"\1", text, count=1, flags=re.S)
+    text = re.sub(r'^(<svg [^>]*?)width="[^"]*"', r'\1width="100%"', text, count=1)
+    text = re.sub(r'^(<svg [^>]*?)height="[^"]*"', r"\1", text, count=1)
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, variable)
     return text
@@ -112,21 +115,24 @@ def _latency(axes: Axes, recording: Recording) -> None:
         if points:
             axes.plot(*zip(*points, strict=True), color=colour, marker=".", label=f"p{percent}")
     axes.set_yscale("log")
+    axes.set_ylim(bottom=1)
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_ylabel("latency, ms\n(successes, per second)")
 
 
 def _breakers(axes: Axes, recording: Recording) -> None:
     for server in _servers(recording):
-        samples = [sample for sample in recording.samples if sample.server == server]
         for which, line in (("gateway", "-"), ("store", "--")):
-            axes.step(
-                [sample.at_s for sample in samples],
-                [_STATES[sample.breaker(which)] for sample in samples],
-                where="post",
-                color=_colour(server),
-                linestyle=line,
-                label=f"{which}, server {server}",
-            )
+            for label, samples in _stretches(recording, server, f"{which}, server {server}"):
+                axes.step(
+                    [sample.at_s for sample in samples],
+                    [_STATES[sample.breaker(which)] for sample in samples],
+                    where="post",
+                    color=_colour(server),
+                    linestyle=line,
+                    label=label,
+                )
     axes.set_yticks(list(_STATES.values()), ["closed", "half-open", "open"])
     axes.set_ylim(-0.3, 2.3)
     axes.set_ylabel("breakers")
@@ -143,23 +149,35 @@ def _retries(axes: Axes, recording: Recording) -> None:
 
 def _in_flight(axes: Axes, recording: Recording) -> None:
     for server in _servers(recording):
-        samples = [sample for sample in recording.samples if sample.server == server]
-        at_s = [sample.at_s for sample in samples]
-        for label, line, values in (
-            ("in flight", "-", [sample.in_flight for sample in samples]),
-            ("limit", ":", [sample.limit for sample in samples]),
-        ):
-            axes.step(
-                at_s,
-                values,
-                where="post",
-                color=_colour(server),
-                linestyle=line,
-                label=f"{label}, server {server}",
-            )
+        for name, line, field in (("in flight", "-", "in_flight"), ("limit", ":", "limit")):
+            for label, samples in _stretches(recording, server, f"{name}, server {server}"):
+                axes.step(
+                    [sample.at_s for sample in samples],
+                    [getattr(sample, field) for sample in samples],
+                    where="post",
+                    color=_colour(server),
+                    linestyle=line,
+                    label=label,
+                )
     axes.set_yscale("symlog", linthresh=1)
     axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.set_ylabel("calls at once")
+
+
+def _stretches(
+    recording: Recording, server: int, label: str
+) -> Iterator[tuple[str, Sequence[Sample]]]:
+    """A server's samples without those times in which it did not answer; the first is labelled."""
+    stretch: list[Sample] = []
+    for sample in recording.samples:
+        if sample.server != server:
+            continue
+        if stretch and sample.at_s - stretch[-1].at_s > _SILENCE_S:
+            yield label, stretch
+            label, stretch = "", []
+        stretch.append(sample)
+    yield label, stretch
 
 
 def _shade(axes: Axes, recording: Recording) -> None:

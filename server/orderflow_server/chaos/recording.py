@@ -82,6 +82,14 @@ class Recording:
     placed: int = 0
     audit: Audit | None = None
 
+    @property
+    def trouble_s(self) -> tuple[float, float]:
+        """From the beginning of the first fault to the end of the last."""
+        return (
+            min(fault.begin_s for fault in self.faults),
+            max(fault.end_s for fault in self.faults),
+        )
+
     def latencies_s(self) -> list[float]:
         """Of the calls that succeeded."""
         return [call.took_s for call in self.calls if call.outcome == OK]
@@ -100,7 +108,8 @@ class Recording:
 
         Args:
             name: `attempts` or `retries`.
-            begin_s, end_s: Between them.
+            begin_s: From then on.
+            end_s: Until then.
         """
         total = 0.0
         last: dict[int, float] = {}

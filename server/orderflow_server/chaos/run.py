@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -16,6 +16,7 @@ from orderflow_client import OrderClient, OrderflowError
 from orderflow_client.client import UNSETTLED_STATES
 from orderflow_server.chaos.expectations import Verdict
 from orderflow_server.chaos.load import Load
+from orderflow_server.chaos.processes import CannotStart
 from orderflow_server.chaos.recording import FaultSeen, Recording
 from orderflow_server.chaos.sampling import INTERVAL_S, sample_servers
 from orderflow_server.chaos.scenario import Scenario, Window, load_at
@@ -59,13 +60,13 @@ class Progress:
     Attributes:
         phase: What is being done, in a word or two.
         clock: Seconds since the load began.
-        broken: What is broken right now.
+        broken: What is broken right now, and since when.
     """
 
     recording: Recording
     phase: str
     clock: Clock
-    broken: list[str]
+    broken: dict[str, float]
 
 
 async def run(
@@ -87,12 +88,10 @@ async def run(
         CannotStart: Some part is missing or does not start.
     """
     recording = Recording()
-    progress = Progress(recording=recording, phase="starting", clock=lambda: 0.0, broken=[])
+    progress = Progress(recording=recording, phase="starting", clock=lambda: 0.0, broken={})
     looking = asyncio.create_task(_tell(look_on, progress))
     try:
-        with tempfile.TemporaryDirectory(prefix="orderflow-chaos-") as name:
-            directory = Path(name)
-            directory.chmod(0o755)  # PostgreSQL's user must pass through.
+        with _scratch() as directory:
             async with (
                 world(
                     directory,
@@ -106,6 +105,12 @@ async def run(
                 OrderClient(it.target) as client,
             ):
                 await _run(scenario, Random(seed), it, client, progress)
+    except ExceptionGroup as group:
+        # What fails beside the load, and ends it.
+        found = group.subgroup(CannotStart)
+        if found is None:
+            raise
+        raise _first(found) from group
     finally:
         looking.cancel()
         with suppress(asyncio.CancelledError):
@@ -152,7 +157,22 @@ async def _run(
             await sampling
     progress.phase = "auditing"
     recording.placed = len(load.acknowledged)
-    recording.audit = await _audit(it, client, [*warm, *load.acknowledged])
+    with suppress(OrderflowError):  # Without a service there is no audit, and that is a finding.
+        recording.audit = await _audit(it, client, [*warm, *load.acknowledged])
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A directory for all that the processes write."""
+    with tempfile.TemporaryDirectory(prefix="orderflow-chaos-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)  # PostgreSQL may run as a user who must pass through
+        yield directory
+
+
+def _first(group: ExceptionGroup[CannotStart]) -> CannotStart:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, ExceptionGroup) else first
 
 
 async def _tell(look_on: Callable[[Progress], None], progress: Progress) -> None:
@@ -174,13 +194,13 @@ async def _break(window: Window, it: World, progress: Progress) -> None:
     clock = progress.clock
     await asyncio.sleep(max(0.0, window.begin_s - clock()))
     begin_s = clock()
-    progress.broken.append(window.what)
+    progress.broken[window.what] = begin_s
     if window.fault is None:
         await asyncio.sleep(max(0.0, window.end_s - clock()))
     else:
         async with window.fault(it):
             await asyncio.sleep(max(0.0, window.end_s - clock()))
-    progress.broken.remove(window.what)
+    del progress.broken[window.what]
     progress.recording.faults.append(FaultSeen(what=window.what, begin_s=begin_s, end_s=clock()))
 
 

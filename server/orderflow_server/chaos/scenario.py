@@ -11,6 +11,8 @@ from orderflow_server.chaos.faults import Fault
 from orderflow_server.chaos.recording import Recording
 from orderflow_server.payments.simulator.faults import Faults
 
+USUAL = Faults(latency_median_s=0.005, latency_sigma=0.5, decline_rate=0.05)
+"""A gateway at which nothing is wrong: some payments are declined."""
 JITTER_S = 0.5
 """How much later than planned a fault may begin: seeds should differ in more than the orders."""
 
@@ -60,7 +62,7 @@ class Scenario:
     expectations: Sequence[Expectation]
     rate: float = 60.0
     servers: int = 1
-    gateway: Faults = Faults(latency_median_s=0.005, latency_sigma=0.5, decline_rate=0.05)
+    gateway: Faults = USUAL
     settings: Mapping[str, str] = field(default_factory=dict)
     through_proxy: bool = False
 

@@ -62,10 +62,6 @@ class Server:
         except TimeoutError as error:
             raise self._failed("does not serve") from error
 
-    @property
-    def runs(self) -> bool:
-        return self._process.runs
-
     async def kill(self) -> None:
         await self._process.kill()
 
@@ -136,8 +132,8 @@ async def world(
             log=directory / "gateway.log",
             environment=_environment({}),
         )
-        await simulator.start()
         stack.push_async_callback(simulator.stop)
+        await simulator.start()
         port = network.port if through_proxy else postgres.port
         its = {
             "DATABASE": f"postgresql://postgres@127.0.0.1:{port}/postgres",
@@ -151,7 +147,9 @@ async def world(
         for server in all_servers:
             stack.push_async_callback(server.stop)
         # At the same time: migrations are safe then.
-        await asyncio.gather(*(server.start() for server in all_servers))
+        async with asyncio.TaskGroup() as starting:
+            for server in all_servers:
+                starting.create_task(server.start())
         await set_faults(gateway, usual)
         yield World(
             gateway=gateway, usual=usual, servers=all_servers, database=postgres, network=network
