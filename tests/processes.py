@@ -14,7 +14,6 @@ from pathlib import Path
 
 from orderflow_client import OrderClient, OrderflowError
 
-
 _PORTS = range(20_000, 32_000)
 """Below those that the kernel gives to connections, which is how it would give one to somebody else
 before the caller listens there, or while its server is away."""
