@@ -85,7 +85,7 @@ chaos: $(VENV)/.dev ## Every scenario of chaos, a page of plots in .cache/chaos.
 	pytest -m chaos -s tests/chaos
 
 .PHONY: bench
-bench: $(VENV)/.dev ## Measure everything against peers and bounds, with pictures (20 minutes)
+bench: $(VENV)/.dev ## Measure everything against peers and bounds, with pictures (14 minutes)
 	python bench/run.py
 
 .PHONY: bench-quick
