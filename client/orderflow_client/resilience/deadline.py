@@ -18,7 +18,7 @@ MonotonicClock = Callable[[], float]
 _current: ContextVar[Deadline | None] = ContextVar("orderflow_deadline", default=None)
 
 
-# Not frozen, though nothing changes it: one is made for every call, and a frozen one takes four
+# Not frozen, though nothing changes it: one is made for every call, and a frozen one takes three
 # times as long to make.
 @dataclass(slots=True)
 class Deadline:

@@ -31,7 +31,7 @@ def late_lines(least: int, lines: Lines, *, at_once: int) -> type[structlog.Boun
 
     Of an event only what the moment knows is noted at once: the time, the call, the span, the
     exception. structlog's own classes run every processor in the middle of the call, and take
-    three times as long. Values are to stay as they are until the line is written.
+    twice as long. Values are to stay as they are until the line is written.
 
     Args:
         least: The least important level that is written.
