@@ -102,7 +102,7 @@ def serve(
     from orderflow_server.serving import serve as serve_orders
 
     try:
-        # uvloop: a tenth less CPU per call than with the standard library's loop (bench/overhead.py).
+        # uvloop: a tenth less CPU per call than the standard library (bench/overhead.py).
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve_orders(its))
     except CannotServe as error:
