@@ -29,7 +29,9 @@ from orderflow_client.telemetry import ClientTelemetry
 SERVICE = "orderflow.v1.OrderService"
 GET = f"/{SERVICE}/GetOrder"
 CANCEL = f"/{SERVICE}/CancelOrder"
-AWAY = Refusal(grpc.StatusCode.UNAVAILABLE, "the card 4242", [reason("STORE_AWAY", card="4242")])
+AWAY = Refusal(
+    grpc.StatusCode.UNAVAILABLE, "the card canary-4242", [reason("STORE_AWAY", card="canary-4242")]
+)
 
 NO_HEDGING = {
     path: dataclasses.replace(method, hedging=None) for path, method in ORDER_CONTRACT.items()
@@ -227,11 +229,11 @@ class TestRetries:
     ) -> None:
         caplog.set_level(logging.DEBUG)
         served.orders.will("CancelOrder", *[AWAY] * 5)
-        with pytest.raises(Unavailable, match="4242"):
+        with pytest.raises(Unavailable, match="canary-4242"):
             await client.cancel_order("o")
         assert len(seen.spans) == 6
-        assert "4242" not in "".join(span.to_json() for span in seen.spans)
-        assert [line for line in caplog.records if "4242" in str(vars(line))] == []
+        assert "canary-4242" not in "".join(span.to_json() for span in seen.spans)
+        assert [line for line in caplog.records if "canary-4242" in str(vars(line))] == []
         [line] = [line for line in caplog.records if line.name == "orderflow_client.calls"]
         assert line.getMessage() == (f"{SERVICE}/CancelOrder ended with UNAVAILABLE STORE_AWAY")
 
