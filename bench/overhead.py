@@ -50,11 +50,13 @@ from orderflow_client.resilience.limits import AdaptiveLimit, AdaptiveLimitOptio
 from orderflow_client.telemetry.call_metrics import CallMetrics
 from orderflow_server.lifecycle import leave_alone_what_stays
 from orderflow_server.rpc.chain import ServerChain
+from orderflow_server.rpc.health import HealthService
 from orderflow_server.rpc.interceptors.authentication import anybody
 from orderflow_server.rpc.server import (
     ORDER_SERVICE,
     Admission,
     CallTelemetry,
+    add_services,
     interceptors,
 )
 from orderflow_server.telemetry.export import open_exports
@@ -119,7 +121,10 @@ async def serve(kind: str) -> None:
                 configure_logs(level="info", form="json")
                 around = [chain(exports.tracer_provider)]
         server = grpc.aio.server(interceptors=around)
-        rpc.add_OrderServiceServicer_to_server(NoOp(), server)
+        if kind == "chain":
+            add_services(server, NoOp(), HealthService([ORDER_SERVICE]))
+        else:
+            rpc.add_OrderServiceServicer_to_server(NoOp(), server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         # As the service does when it has started, and to the good of all alike.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from opentelemetry.trace import Tracer
 
 from orderflow.v1 import order_service_pb2 as pb
@@ -18,6 +18,7 @@ from orderflow_client.contract import contracts
 from orderflow_client.resilience.events import Listener
 from orderflow_client.resilience.limiter import Limiter
 from orderflow_client.telemetry.call_metrics import CallMetrics
+from orderflow_server.rpc.accept_queues import add_service
 from orderflow_server.rpc.access import roles_by_method
 from orderflow_server.rpc.chain import Interceptor, ServerChain
 from orderflow_server.rpc.connections import CallerLimits, connection_options
@@ -138,6 +139,21 @@ class RpcServer:
         await asyncio.create_task(self.server.start(), context=contextvars.Context())
 
 
+def add_services(
+    server: grpc.aio.Server, servicer: rpc.OrderServiceServicer, health: HealthService
+) -> None:
+    """Adds all that the server answers, whatever is put around it."""
+    add_service(rpc.add_OrderServiceServicer_to_server, servicer, server)
+    # Who asks whether the server is well must not wait behind all that makes it unwell.
+    add_service(health_pb2_grpc.add_HealthServicer_to_server, health, server, own_queue=["Check"])
+    reflected = [ORDER_SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME]
+    add_service(
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server,
+        reflection.aio.ReflectionServicer(reflected),
+        server,
+    )
+
+
 def make_server(
     address: str,
     *,
@@ -176,12 +192,7 @@ def make_server(
             *connection_options(guard.limits, longest_call_s=_LONGEST_CALL_S),
         ],
     )
-    rpc.add_OrderServiceServicer_to_server(servicer, server)
-    # The library carries no types.
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)  # type: ignore[no-untyped-call]
-    reflection.enable_server_reflection(
-        [ORDER_SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME], server
-    )
+    add_services(server, servicer, health)
     if guard.credentials is None:
         port = server.add_insecure_port(address)
     else:
