@@ -18,7 +18,7 @@ from orderflow_client.contract import contracts
 from orderflow_client.resilience.events import Listener
 from orderflow_client.resilience.limiter import Limiter
 from orderflow_client.telemetry.call_metrics import CallMetrics
-from orderflow_server.rpc.accept_queues import add_service
+from orderflow_server.accept_queues import add_service
 from orderflow_server.rpc.access import roles_by_method
 from orderflow_server.rpc.chain import Interceptor, ServerChain
 from orderflow_server.rpc.connections import CallerLimits, connection_options

@@ -13,7 +13,7 @@ from typing import Self
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from orderflow.payments.v1 import (
     payment_gateway_pb2,
@@ -22,6 +22,7 @@ from orderflow.payments.v1 import (
     payment_simulator_pb2_grpc,
 )
 from orderflow_client.channel import KEEPALIVE_TIME_MS
+from orderflow_server.accept_queues import add_service
 from orderflow_server.orders.ports import Clock
 from orderflow_server.payments.simulator.faults import FaultInjector, Faults
 from orderflow_server.payments.simulator.ledger import Ledger
@@ -36,11 +37,11 @@ SIMULATOR_SERVICE = payment_simulator_pb2.DESCRIPTOR.services_by_name[
     "PaymentSimulatorService"
 ].full_name
 
-_SERVER_OPTIONS = (
+SERVER_OPTIONS = (
     # One simulator per port: a second one must fail instead of taking half of the calls.
     ("grpc.so_reuseport", 0),
     # By default the pings of a channel whose call hangs are strikes, and the third hangs up.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_TIME_MS // 2),
+    ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_TIME_MS // 2),
 )
 
 _log = structlog.get_logger(__name__)
@@ -99,20 +100,26 @@ class PaymentSimulator:
         Raises:
             RuntimeError: The address cannot be bound.
         """
-        server = grpc.aio.server(options=_SERVER_OPTIONS)
-        payment_gateway_pb2_grpc.add_PaymentGatewayServicer_to_server(
-            PaymentGatewayServicer(self.ledger, self.injector, self._sleep), server
+        server = grpc.aio.server(options=SERVER_OPTIONS)
+        add_service(
+            payment_gateway_pb2_grpc.add_PaymentGatewayServicer_to_server,
+            PaymentGatewayServicer(self.ledger, self.injector, self._sleep),
+            server,
         )
-        payment_simulator_pb2_grpc.add_PaymentSimulatorServiceServicer_to_server(
-            PaymentSimulatorServicer(self.ledger, self.injector), server
+        add_service(
+            payment_simulator_pb2_grpc.add_PaymentSimulatorServiceServicer_to_server,
+            PaymentSimulatorServicer(self.ledger, self.injector),
+            server,
         )
         health_servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]  # has no types
         await health_servicer.set(GATEWAY_SERVICE, health_pb2.HealthCheckResponse.SERVING)
-        health_pb2_grpc.add_HealthServicer_to_server(  # type: ignore[no-untyped-call]  # likewise
-            health_servicer, server
-        )
+        add_service(health_pb2_grpc.add_HealthServicer_to_server, health_servicer, server)
         services = (GATEWAY_SERVICE, SIMULATOR_SERVICE, health.SERVICE_NAME)
-        reflection.enable_server_reflection((*services, reflection.SERVICE_NAME), server)
+        add_service(
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server,
+            reflection.aio.ReflectionServicer((*services, reflection.SERVICE_NAME)),
+            server,
+        )
         self._port = server.add_insecure_port(self.target)
         # Every call inherits the context that the server was started in: it gets an empty one,
         # or the starter's deadline and log fields would be in every call.
