@@ -81,6 +81,7 @@ image-test: ## Build the image without docker, as root with buildah, and see it 
 
 .PHONY: chaos
 chaos: $(VENV)/.dev ## Every scenario of chaos, a page of plots in .cache/chaos.html; 20 000 orders while all fails (15 minutes)
+	tools/prometheus.sh
 	orderflow-server chaos all --report .cache/chaos.html
 	pytest -m chaos -s tests/chaos
 

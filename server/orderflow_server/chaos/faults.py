@@ -51,16 +51,24 @@ def server_killed(number: int) -> Fault:
 @asynccontextmanager
 async def database_down(world: World) -> AsyncIterator[None]:
     """It crashes; mended when it has recovered and accepts connections."""
-    await world.database.crash()
+    await asyncio.to_thread(world.database.stop, at_once=True)
     yield
-    await world.database.start()
+    await asyncio.to_thread(world.database.start)
+
+
+@asynccontextmanager
+async def nats_down(world: World) -> AsyncIterator[None]:
+    """It is killed; mended when it is back, with what it had stored."""
+    await world.nats.stop()
+    yield
+    await world.nats.start()
 
 
 def connections_lost(every_s: float) -> Fault:
     """The database ends all its connections, again and again."""
 
     async def end_them(world: World) -> None:
-        url = f"postgresql://postgres@127.0.0.1:{world.database.port}/postgres"
+        url = world.database.url
         while True:
             with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 connection = await asyncpg.connect(url, timeout=5)

@@ -47,6 +47,8 @@ class Load:
         due, before_s = 0.0, 0.0
         async with asyncio.TaskGroup() as customers:
             while (now_s := self._clock()) < duration_s:
+                late_s = now_s - before_s - _TICK_S
+                self._recording.late_s = max(self._recording.late_s, late_s)
                 # What is late once is made up for.
                 due += rate_at(now_s) * (now_s - before_s)
                 before_s = now_s

@@ -1,4 +1,4 @@
-"""A recording as a picture: five plots over one time axis, the faults shaded.
+"""A recording as a picture: plots over one time axis, the faults shaded.
 
 The text and the lines of the axes have colours that stand for CSS variables, so that the picture
 is readable on a light page and on a dark one.
@@ -7,6 +7,7 @@ is readable on a light page and on a dark one.
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -53,14 +54,18 @@ def svg(recording: Recording, *, name: str) -> str:
         name: Of the scenario; keeps the ids of several pictures in one page apart.
     """
     with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
-        figure = Figure(figsize=(9.5, 11), layout="constrained")
-        plots: Sequence[tuple[Callable[[Axes, Recording], None], float]] = (
+        plots: list[tuple[Callable[[Axes, Recording], None], float]] = [
             (_goodput, 2),
             (_latency, 2),
             (_breakers, 1.2),
             (_retries, 1.4),
             (_in_flight, 1.4),
-        )
+        ]
+        fired = _fired(recording)
+        if fired:
+            plots.append((_alerts, 0.3 + 0.3 * len(fired)))
+        height = sum(height for _, height in plots)
+        figure = Figure(figsize=(9.5, 0.6 + 1.3 * height), layout="constrained")
         all_axes = figure.subplots(
             len(plots), 1, sharex=True, height_ratios=[height for _, height in plots]
         )
@@ -111,9 +116,10 @@ def _latency(axes: Axes, recording: Recording) -> None:
         if call.outcome == OK:
             slots[min(int(call.ended_s), len(slots) - 1)].append(call.took_s * 1000)
     for percent, colour in ((50, _GOOD), (95, _REFUSED), (99, _BAD)):
-        points = [(at + 0.5, percentile(slot, percent)) for at, slot in enumerate(slots) if slot]
-        if points:
-            axes.plot(*zip(*points, strict=True), color=colour, marker=".", label=f"p{percent}")
+        # No line leads over a time without successes.
+        values = [percentile(slot, percent) if slot else math.nan for slot in slots]
+        middles = [at + 0.5 for at in seconds]
+        axes.plot(middles, values, color=colour, marker=".", label=f"p{percent}")
     axes.set_yscale("log")
     axes.set_ylim(bottom=1)
     axes.yaxis.set_major_formatter("{x:g}")
@@ -163,6 +169,26 @@ def _in_flight(axes: Axes, recording: Recording) -> None:
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter("{x:g}")
     axes.set_ylabel("calls at once")
+
+
+def _alerts(axes: Axes, recording: Recording) -> None:
+    """A bar for each time that an alert fired."""
+    fired = _fired(recording)
+    for row, alert in enumerate(fired):
+        bars = [
+            (begin_s, (recording.ended_s if end_s is None else end_s) - begin_s)
+            for begin_s, end_s in recording.fired(alert)
+        ]
+        axes.broken_barh(bars, (row - 0.3, 0.6), color=_BAD)
+    axes.set_yticks(range(len(fired)), fired)
+    axes.set_ylim(len(fired) - 0.4, -0.6)  # the first above
+    axes.set_axisbelow(True)
+    axes.set_ylabel("alerts")
+
+
+def _fired(recording: Recording) -> list[str]:
+    """The alerts that did, in the order of their first times."""
+    return list(dict.fromkeys(alert for seen in recording.alerts for alert in sorted(seen.firing)))
 
 
 def _stretches(

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import random
+import shutil
 import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 _STOP_TIMEOUT_S = 30.0
+_PORTS = range(20_000, 32_000)
+"""Below those that the kernel gives to connections, which is how it would give one to somebody else
+before the caller listens there, or while its server is away."""
+
+CHECKOUT = Path(__file__).resolve().parents[3]
+"""Where deploy/ and .cache/ are, unless this was installed from a wheel."""
 
 
 class CannotStart(Exception):
@@ -48,6 +58,11 @@ class Process:
     def runs(self) -> bool:
         return self._process is not None and self._process.returncode is None
 
+    @property
+    def pid(self) -> int | None:
+        """None: it has not been started."""
+        return None if self._process is None else self._process.pid
+
     def send(self, number: signal.Signals) -> None:
         """Does nothing to one that has ended by itself."""
         if self._process is not None and self._process.returncode is None:
@@ -82,7 +97,28 @@ def own_command(*arguments: str) -> list[str]:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of 127.0.0.1 that nobody else takes as long as this process lives.
+
+    Its twin of UDP is held meanwhile, so that processes which choose beside take another.
+    """
+    for port in random.sample(_PORTS, len(_PORTS)):
+        with (
+            suppress(OSError),  # Somebody has it.
+            socket.socket(type=socket.SOCK_DGRAM) as twin,
+            socket.socket() as probe,
+        ):
+            twin.bind(("127.0.0.1", port))
+            probe.bind(("127.0.0.1", port))
+            twin.detach()  # It stays open until the process ends.
+            return port
+    raise CannotStart("no port is free")
+
+
+def program(name: str) -> str | None:
+    """Where an outside program is; None: it is not installed.
+
+    Looked for in the checkout's .cache/bin, which `make` fills, beside this Python, where wheels
+    put theirs, and in the PATH.
+    """
+    places = [str(CHECKOUT / ".cache" / "bin"), str(Path(sys.executable).parent)]
+    return shutil.which(name, path=os.pathsep.join([*places, os.environ.get("PATH", "")]))

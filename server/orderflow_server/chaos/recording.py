@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from orderflow_server.chaos.events_audit import EventsAudit
 from orderflow_server.payments.audit import Audit
 
 OK = "OK"
@@ -64,23 +65,40 @@ class FaultSeen:
     end_s: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlertsSeen:
+    """Which alerts fired at one moment, by name."""
+
+    at_s: float
+    firing: frozenset[str]
+
+
 @dataclass(slots=True)
 class Recording:
     """What is written down while a scenario runs.
 
     Attributes:
         faults: In the order in which they ended.
+        late_s: By how much a customer came too late at most, because the machine was busy with
+            other things. A run in which that is seconds says little of the service.
         ended_s: When the last order had settled, or nobody waited for it any more.
         placed: How many orders were acknowledged.
         audit: The orders against the gateway's ledger. None: not done yet.
+        events: What was published against the orders. None: not done, or nothing was to be.
+        alerts: In the order of time; empty when nobody looked.
+        alerts_not_seen: Why nobody did. Empty: somebody did, or nothing was expected of them.
     """
 
     calls: list[Call] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     faults: list[FaultSeen] = field(default_factory=list)
+    late_s: float = 0.0
     ended_s: float = 0.0
     placed: int = 0
     audit: Audit | None = None
+    events: EventsAudit | None = None
+    alerts: list[AlertsSeen] = field(default_factory=list)
+    alerts_not_seen: str = ""
 
     @property
     def trouble_s(self) -> tuple[float, float]:
@@ -94,6 +112,12 @@ class Recording:
         """Of the calls that succeeded."""
         return [call.took_s for call in self.calls if call.outcome == OK]
 
+    def latencies_before_s(self) -> list[float]:
+        """Of the calls that succeeded before the first fault began."""
+        begin_s, _ = self.trouble_s
+        calls = (call for call in self.calls if call.outcome == OK)
+        return [call.took_s for call in calls if call.ended_s < begin_s]
+
     def changes(self, breaker: str) -> Iterator[tuple[float, str]]:
         """When any server's breaker was first seen in another state than before, and in which."""
         states: dict[int, str] = {}
@@ -102,6 +126,17 @@ class Recording:
             if state != states.get(sample.server, "closed"):
                 yield sample.at_s, state
             states[sample.server] = state
+
+    def fired(self, alert: str) -> list[tuple[float, float | None]]:
+        """From when to when the alert fired, each time; None: it did to the end."""
+        spans: list[tuple[float, float | None]] = []
+        for seen in self.alerts:
+            fires = bool(spans) and spans[-1][1] is None
+            if alert in seen.firing and not fires:
+                spans.append((seen.at_s, None))
+            elif alert not in seen.firing and fires:
+                spans[-1] = (spans[-1][0], seen.at_s)
+        return spans
 
     def counted(self, name: str, begin_s: float, end_s: float) -> float:
         """By how much a counter grew, all servers together; a restarted one begins at 0 again.

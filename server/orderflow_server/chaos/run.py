@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -14,22 +14,26 @@ from random import Random
 from orderflow.v1 import order_pb2
 from orderflow_client import OrderClient, OrderflowError
 from orderflow_client.client import UNSETTLED_STATES
-from orderflow_server.chaos.expectations import Verdict
+from orderflow_server.chaos.events_audit import audit_events, published_events
+from orderflow_server.chaos.expectations import Mark, Verdict
 from orderflow_server.chaos.load import Load
 from orderflow_server.chaos.processes import CannotStart
-from orderflow_server.chaos.recording import FaultSeen, Recording
+from orderflow_server.chaos.prometheus import why_not
+from orderflow_server.chaos.recording import FaultSeen, Recording, percentile
 from orderflow_server.chaos.sampling import INTERVAL_S, sample_servers
 from orderflow_server.chaos.scenario import Scenario, Window, load_at
 from orderflow_server.chaos.world import World, world
 from orderflow_server.orders.money import Money
 from orderflow_server.orders.order import OrderState
-from orderflow_server.payments.audit import Audit, AuditedOrder, audit
+from orderflow_server.payments.audit import AuditedOrder, audit
 from orderflow_server.payments.simulator.client import fetch_ledger
 
 _WARM_UP_ORDERS = 20
 _SETTLE_TIMEOUT_S = 60.0
 _AFTERWARDS_S = 2.0
 """How long the servers are looked at when all is done: the end is to be seen."""
+
+_CLEAR_TIMEOUT_S = 30.0
 
 Clock = Callable[[], float]
 
@@ -49,8 +53,29 @@ class Outcome:
     verdicts: Sequence[Verdict]
 
     @property
-    def passed(self) -> bool:
-        return all(verdict.passed for verdict in self.verdicts)
+    def word(self) -> Mark:
+        """`not all checked`: what was checked passed."""
+        words = {verdict.word for verdict in self.verdicts}
+        if "failed" in words:
+            return "failed"
+        return "not all checked" if "not checked" in words else "passed"
+
+    @property
+    def conditions(self) -> str:
+        """How far its times can be trusted: a machine that is busy is so before the fault, too."""
+        before_s = percentile(self.recording.latencies_before_s(), 99)
+        return (
+            f"The customers came at most {self.recording.late_s:.2f} s too late; "
+            f"before the fault p99 was {before_s:.2f} s."
+        )
+
+
+def summary(outcomes: Sequence[Outcome]) -> str:
+    """How many passed, and of how many others something was not checked."""
+    words = [outcome.word for outcome in outcomes]
+    unchecked = words.count("not all checked")
+    text = f"{words.count('passed')} of {len(words)} scenarios passed"
+    return f"{text}, {unchecked} as far as they were checked" if unchecked else text
 
 
 @dataclass(slots=True)
@@ -87,7 +112,7 @@ async def run(
     Raises:
         CannotStart: Some part is missing or does not start.
     """
-    recording = Recording()
+    recording = Recording(alerts_not_seen=why_not() if scenario.alerts else "")
     progress = Progress(recording=recording, phase="starting", clock=lambda: 0.0, broken={})
     looking = asyncio.create_task(_tell(look_on, progress))
     try:
@@ -100,6 +125,8 @@ async def run(
                     usual=scenario.gateway,
                     settings=scenario.settings,
                     through_proxy=scenario.through_proxy,
+                    events=scenario.expects_events,
+                    alerts=bool(scenario.alerts) and not recording.alerts_not_seen,
                     without=without,
                 ) as it,
                 OrderClient(it.target) as client,
@@ -137,8 +164,7 @@ async def _run(
     progress.clock, progress.phase = clock, "placing"
     windows = scenario.schedule(random)
     load = Load(client, recording, random=random, clock=clock)
-    sampling = asyncio.create_task(sample_servers(it.servers, recording, clock=clock))
-    try:
+    async with _watched(it, recording, clock):
         async with asyncio.TaskGroup() as group:
             for window in windows:
                 group.create_task(_break(window, it, progress))
@@ -149,16 +175,41 @@ async def _run(
         progress.phase = "settling"
         with suppress(TimeoutError):  # The audit tells which have not.
             await _until_settled(client)
+        with suppress(TimeoutError):  # And the recording, which do not.
+            await _until_cleared(scenario.alerts, recording)
         await asyncio.sleep(_AFTERWARDS_S)
         recording.ended_s = clock()
-    finally:
-        sampling.cancel()
-        with suppress(asyncio.CancelledError):
-            await sampling
     progress.phase = "auditing"
     recording.placed = len(load.acknowledged)
     with suppress(OrderflowError):  # Without a service there is no audit, and that is a finding.
-        recording.audit = await _audit(it, client, [*warm, *load.acknowledged])
+        orders = [order async for order in client.list_orders(page_size=1000)]
+        recording.audit = audit(
+            acknowledged=[*warm, *load.acknowledged],
+            orders=map(_audited, orders),
+            ledger=await fetch_ledger(it.gateway),
+        )
+        if scenario.expects_events:
+            versions = {order.id: order.version for order in orders}
+            recording.events = audit_events(
+                versions=versions,
+                seen=await published_events(it.nats.url, wanted=sum(versions.values())),
+            )
+
+
+@asynccontextmanager
+async def _watched(it: World, recording: Recording, clock: Clock) -> AsyncIterator[None]:
+    """What servers and alerts say is written down meanwhile."""
+    watching = [asyncio.create_task(sample_servers(it.servers, recording, clock=clock))]
+    if it.prometheus is not None:
+        watching.append(asyncio.create_task(it.prometheus.watch(recording, clock=clock)))
+    try:
+        yield
+    finally:
+        for watch in watching:
+            watch.cancel()
+        for watch in watching:
+            with suppress(asyncio.CancelledError):
+                await watch
 
 
 @contextmanager
@@ -219,9 +270,19 @@ async def _until_settled(client: OrderClient) -> None:
             await asyncio.sleep(INTERVAL_S)
 
 
-async def _audit(it: World, client: OrderClient, acknowledged: Sequence[str]) -> Audit:
-    orders = [_audited(order) async for order in client.list_orders(page_size=1000)]
-    return audit(acknowledged=acknowledged, orders=orders, ledger=await fetch_ledger(it.gateway))
+async def _until_cleared(alerts: frozenset[str], recording: Recording) -> None:
+    """Returns when none of the alerts was seen firing last.
+
+    Raises:
+        TimeoutError: After half a minute some still do.
+    """
+    async with asyncio.timeout(_CLEAR_TIMEOUT_S):
+        while _last_firing(recording) & alerts:  # noqa: ASYNC110  a list tells nobody
+            await asyncio.sleep(INTERVAL_S)
+
+
+def _last_firing(recording: Recording) -> frozenset[str]:
+    return recording.alerts[-1].firing if recording.alerts else frozenset()
 
 
 def _audited(order: order_pb2.Order) -> AuditedOrder:

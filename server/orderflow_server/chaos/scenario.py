@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from orderflow_server.chaos.expectations import Expectation, Verdict
+from orderflow_server.chaos.expectations import AlertFires, EventsAgree, Expectation, Verdict
 from orderflow_server.chaos.faults import Fault
 from orderflow_server.chaos.recording import Recording
 from orderflow_server.payments.simulator.faults import Faults
@@ -69,6 +69,18 @@ class Scenario:
     def schedule(self, random: Random) -> list[Window]:
         """The windows of one run."""
         return [window.later(random.uniform(0, JITTER_S)) for window in self.windows]
+
+    @property
+    def alerts(self) -> frozenset[str]:
+        """Those that are expected; if any, Prometheus is to look at the servers."""
+        return frozenset(
+            expected.alert for expected in self.expectations if isinstance(expected, AlertFires)
+        )
+
+    @property
+    def expects_events(self) -> bool:
+        """The servers are to publish events."""
+        return any(isinstance(expected, EventsAgree) for expected in self.expectations)
 
     def judge(self, recording: Recording) -> list[Verdict]:
         return [

@@ -1,7 +1,8 @@
 """`python -m orderflow_server.chaos.victim [--without POLICY] serve ...`: the server of a scenario.
 
-It is the server that people run, and two things are done to it that they could not want. SIGUSR1
-blocks its event loop for a second, as a call that should have been in a thread would. And one
+It is the server that people run, and three things are done to it that they could not want. SIGUSR1
+blocks its event loop for a second, as a call that should have been in a thread would. It looks for
+what waits twenty times as often, because the alerts on that are in a hurry. And one
 policy can be taken from it, to see that a scenario notices: a scenario that passes without the
 policy that it is about proves nothing. It is done here, so that the service has no setting for it.
 """
@@ -16,10 +17,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from orderflow_client.resilience import breaker, retry
-from orderflow_server import cli
+from orderflow_server import cli, instruments
 from orderflow_server.orders.order import Order
+from orderflow_server.telemetry.backlog_metrics import BacklogMetrics
 
 BLOCKED_S = 1.0
+BACKLOG_INTERVAL_S = 0.25
+"""Instead of 5 s; see `hurry`."""
 
 
 def _without_breaker() -> None:
@@ -49,6 +53,8 @@ has an idempotency key of its own."""
 def main() -> None:
     # Python runs it between two steps of the main thread, which is the event loop's.
     signal.signal(signal.SIGUSR1, lambda *_: time.sleep(BLOCKED_S))
+    often = partial(BacklogMetrics, interval_s=BACKLOG_INTERVAL_S)
+    instruments.BacklogMetrics = often  # type: ignore[assignment, attr-defined]  # see the module
     if sys.argv[1:2] == ["--without"]:
         WITHOUT[sys.argv[2]]()
         del sys.argv[1:3]

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from orderflow_server.chaos.expectations import Mark
 from orderflow_server.chaos.recording import OK, REFUSED, Recording, percentile
 from orderflow_server.chaos.run import Outcome, Progress
 from orderflow_server.chaos.scenario import Scenario
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _COLUMNS = 60
+_MARKS: Mapping[Mark, str] = {
+    "passed": "[green]passed[/]",
+    "failed": "[red]failed[/]",
+    "not checked": "[yellow]not checked[/]",
+    "not all checked": "[yellow]not all checked[/]",
+}
 
 
 def view(scenario: Scenario, progress: Progress) -> RenderableType:
@@ -46,6 +53,8 @@ def view(scenario: Scenario, progress: Progress) -> RenderableType:
             f"gateway {sample.gateway_breaker}, store {sample.store_breaker}, "
             f"{sample.in_flight:.0f} in flight of {sample.limit:.0f}",
         )
+    if recording.alerts:
+        table.add_row("alerts", ", ".join(sorted(recording.alerts[-1].firing)) or "none fires")
     broken = ", ".join(progress.broken)
     title = Text.assemble(
         (scenario.name, "bold"),
@@ -56,8 +65,10 @@ def view(scenario: Scenario, progress: Progress) -> RenderableType:
 
 
 def print_outcome(console: Console, outcome: Outcome) -> None:
-    mark = "[green]passed[/]" if outcome.passed else "[red]failed[/]"
-    table = Table(title=f"{outcome.scenario.name}, seed {outcome.seed}: {mark}")
+    mark = _MARKS[outcome.word]
+    table = Table(
+        title=f"{outcome.scenario.name}, seed {outcome.seed}: {mark}", caption=outcome.conditions
+    )
     for column in ("what", "wanted", "seen", ""):
         table.add_column(column)
     for verdict in outcome.verdicts:
@@ -65,7 +76,7 @@ def print_outcome(console: Console, outcome: Outcome) -> None:
             verdict.what,
             verdict.wanted,
             verdict.seen,
-            "[green]passed[/]" if verdict.passed else "[red]failed[/]",
+            _MARKS[verdict.word],
         )
     console.print(table)
 

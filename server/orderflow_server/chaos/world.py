@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orderflow_client import OrderClient, OrderflowError
-from orderflow_server.chaos.database import Database, database
+from orderflow_server.chaos.database import PostgresProcess, database
+from orderflow_server.chaos.nats import NatsServer
 from orderflow_server.chaos.processes import CannotStart, Process, free_port, own_command
+from orderflow_server.chaos.prometheus import Prometheus, prometheus
 from orderflow_server.chaos.proxy import Network
 from orderflow_server.payments.simulator.client import set_faults
 from orderflow_server.payments.simulator.faults import Faults
@@ -84,13 +86,17 @@ class World:
         gateway: Where the payment simulator is.
         usual: Its faults while nothing else is said.
         network: What the servers reach the database through, where the scenario says so.
+        nats: What they publish to, where events are expected; elsewhere it does not run.
+        prometheus: What looks at the servers, where alerts are to be seen.
     """
 
     gateway: str
     usual: Faults
     servers: Sequence[Server]
-    database: Database
+    database: PostgresProcess
     network: Network
+    nats: NatsServer
+    prometheus: Prometheus | None
 
     @property
     def target(self) -> str:
@@ -107,6 +113,8 @@ async def world(
     usual: Faults,
     settings: Mapping[str, str],
     through_proxy: bool,
+    events: bool,
+    alerts: bool,
     without: str,
 ) -> AsyncIterator[World]:
     """SERVING when this yields; nothing is left of it afterwards.
@@ -118,6 +126,8 @@ async def world(
         usual: What is usual at the gateway.
         settings: More of the servers, by name.
         through_proxy: The servers reach the database through the network that can be cut.
+        events: The servers publish events to NATS.
+        alerts: Prometheus looks at the servers.
         without: A policy to take from the servers. Empty: none.
 
     Raises:
@@ -127,6 +137,10 @@ async def world(
     async with AsyncExitStack() as stack:
         postgres = await stack.enter_async_context(database(directory / "postgres"))
         network = await stack.enter_async_context(Network(postgres.port).serving())
+        nats = NatsServer(directory)
+        if events:
+            stack.push_async_callback(nats.stop)
+            await nats.start()
         simulator = Process(
             own_command("gateway", "--port", gateway.rpartition(":")[2], "--seed", str(seed)),
             log=directory / "gateway.log",
@@ -138,21 +152,34 @@ async def world(
         its = {
             "DATABASE": f"postgresql://postgres@127.0.0.1:{port}/postgres",
             "GATEWAY": gateway,
+            **({"NATS": nats.url} if events else {}),
             **settings,
         }
         all_servers = [
             Server(number, without=without, settings=its, directory=directory)
             for number in range(1, servers + 1)
         ]
+        looks = None
+        if alerts:
+            targets = [server.ops_address for server in all_servers]
+            looks = await stack.enter_async_context(prometheus(directory / "prometheus", targets))
         for server in all_servers:
             stack.push_async_callback(server.stop)
         # At the same time: migrations are safe then.
         async with asyncio.TaskGroup() as starting:
             for server in all_servers:
                 starting.create_task(server.start())
+        if looks is not None:
+            await looks.until_all_is_well()
         await set_faults(gateway, usual)
         yield World(
-            gateway=gateway, usual=usual, servers=all_servers, database=postgres, network=network
+            gateway=gateway,
+            usual=usual,
+            servers=all_servers,
+            database=postgres,
+            network=network,
+            nats=nats,
+            prometheus=looks,
         )
 
 

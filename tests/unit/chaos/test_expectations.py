@@ -4,11 +4,14 @@ from collections.abc import Sequence
 
 import pytest
 
+from orderflow_server.chaos.events_audit import EventsAudit
 from orderflow_server.chaos.expectations import (
+    AlertFires,
     Amplification,
     BooksAgree,
     BreakerOpensAndCloses,
     BreakerStaysClosed,
+    EventsAgree,
     Expectation,
     Goodput,
     Latency,
@@ -17,7 +20,15 @@ from orderflow_server.chaos.expectations import (
     Retries,
     SuccessRate,
 )
-from orderflow_server.chaos.recording import OK, REFUSED, Call, FaultSeen, Recording, Sample
+from orderflow_server.chaos.recording import (
+    OK,
+    REFUSED,
+    AlertsSeen,
+    Call,
+    FaultSeen,
+    Recording,
+    Sample,
+)
 from orderflow_server.payments.audit import Audit
 
 
@@ -197,3 +208,52 @@ def test_the_books_agree_when_the_audit_is_clean(
     audit: Audit | None, expected: Sequence[bool]
 ) -> None:
     assert passed(BooksAgree(), Recording(audit=audit)) == expected
+
+
+def alert(*moments: tuple[float, bool], not_seen: str = "") -> Recording:
+    return Recording(
+        alerts=[
+            AlertsSeen(at_s=at_s, firing=frozenset({"It", "Other"} if fires else {"Other"}))
+            for at_s, fires in moments
+        ],
+        alerts_not_seen=not_seen,
+        faults=[fault(10, 20)],
+    )
+
+
+@pytest.mark.parametrize(
+    ("moments", "expected"),
+    [
+        ([(9, False), (11, True), (24, False)], [True, True]),
+        ([(13, True), (24, False)], [False, True]),  # late
+        ([(11, True), (26, False)], [True, False]),  # cleared late
+        ([(11, True), (24, True)], [True, False]),  # never cleared
+        ([(9, True), (24, False)], [False, True]),  # for no reason
+        ([(11, True), (15, False), (22, True), (24, False)], [True, True]),  # again
+        ([(11, True), (15, False), (22, True), (26, False)], [True, False]),
+        ([(11, False)], [False, False]),
+    ],
+)
+def test_an_alert_fires_within_its_time_and_clears_within_its_time(
+    moments: list[tuple[float, bool]], expected: list[bool]
+) -> None:
+    expectation = AlertFires(alert="It", fires_within_s=2, clears_within_s=5)
+    assert passed(expectation, alert(*moments)) == expected
+
+
+def test_alerts_that_nobody_looked_at_are_not_checked_and_have_not_passed() -> None:
+    expectation = AlertFires(alert="It", fires_within_s=2, clears_within_s=5)
+    for verdict in expectation.judge(alert(not_seen="no prometheus")):
+        assert not verdict.passed
+        assert (verdict.word, verdict.seen) == ("not checked", "no prometheus")
+
+
+def test_events_that_could_not_be_read_do_not_agree() -> None:
+    assert passed(EventsAgree(), Recording()) == [False]
+
+
+def test_each_way_in_which_events_can_differ_is_told() -> None:
+    recording = Recording(events=EventsAudit(lost=["a"], disordered=["b", "c"]), placed=3)
+    verdicts = EventsAgree().judge(recording)
+    assert [verdict.seen for verdict in verdicts] == ["1 of 3", "0 of 3", "2 of 3", "0 of 3"]
+    assert [verdict.passed for verdict in verdicts] == [False, True, False, True]

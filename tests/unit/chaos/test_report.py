@@ -7,7 +7,15 @@ from xml.etree import ElementTree as ET
 
 from orderflow_server.chaos.expectations import Verdict
 from orderflow_server.chaos.plots import svg
-from orderflow_server.chaos.recording import OK, REFUSED, Call, FaultSeen, Recording, Sample
+from orderflow_server.chaos.recording import (
+    OK,
+    REFUSED,
+    AlertsSeen,
+    Call,
+    FaultSeen,
+    Recording,
+    Sample,
+)
 from orderflow_server.chaos.report import write_report
 from orderflow_server.chaos.run import Outcome
 from orderflow_server.chaos.scenarios import SCENARIOS
@@ -37,13 +45,16 @@ RECORDING = Recording(
 )
 
 
-def outcome(*, passed: bool) -> Outcome:
+def outcome(*, passed: bool, checked: bool = True) -> Outcome:
     return Outcome(
         scenario=replace(SCENARIOS["gateway-down"], shows="a < b"),
         seed=7,
         without="",
         recording=RECORDING,
-        verdicts=[Verdict(what="calls", wanted=">= 1", seen="3", passed=passed)],
+        verdicts=[
+            Verdict(what="calls", wanted=">= 1", seen="3", passed=passed, checked=checked),
+            Verdict(what="others", wanted="none", seen="none", passed=True),
+        ],
     )
 
 
@@ -70,7 +81,15 @@ def test_the_report_is_one_page_that_fetches_nothing(tmp_path: Path) -> None:
     write_report(path, [outcome(passed=True)])
     page = Page(path.read_text())
     assert page.fetched == []
-    for shown in ("1 of 1 scenarios passed", "a < b", ">= 1", "seed 7", "<broken>", "p99"):
+    for shown in (
+        "before the fault p99 was 0.02 s",
+        "1 of 1 scenarios passed",
+        "a < b",
+        ">= 1",
+        "seed 7",
+        "<broken>",
+        "p99",
+    ):
         assert shown in page.shown
 
 
@@ -78,6 +97,28 @@ def test_the_report_says_what_failed(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     write_report(path, [outcome(passed=True), outcome(passed=False)])
     assert "1 of 2 scenarios passed" in Page(path.read_text()).shown
+
+
+def test_what_was_not_checked_is_never_said_to_have_passed(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    unchecked = outcome(passed=False, checked=False)
+    write_report(path, [outcome(passed=True), unchecked])
+    assert unchecked.word == "not all checked"
+    shown = Page(path.read_text()).shown
+    assert "1 of 2 scenarios passed, 1 as far as they were checked" in shown
+    assert "gateway-down not all checked" in shown
+
+
+def test_an_alert_that_fired_is_named_in_the_picture() -> None:
+    recording = replace(
+        RECORDING,
+        alerts=[
+            AlertsSeen(at_s=1.0, firing=frozenset()),
+            AlertsSeen(at_s=2.0, firing=frozenset({"BreakerOpen"})),
+        ],
+    )
+    assert "BreakerOpen" in svg(recording, name="any")
+    assert "BreakerOpen" not in svg(RECORDING, name="any")
 
 
 def test_a_picture_is_well_formed_and_takes_its_colours_from_the_page() -> None:

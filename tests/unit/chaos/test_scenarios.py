@@ -3,7 +3,9 @@ from __future__ import annotations
 from random import Random
 
 import pytest
+from deploy.queries import rules
 
+from orderflow_server.chaos.expectations import AlertFires
 from orderflow_server.chaos.scenario import JITTER_S, Scenario, Window, load_at
 from orderflow_server.chaos.scenarios import SCENARIOS
 
@@ -21,6 +23,23 @@ def test_each_begins_a_fault_after_the_one_before_has_ended(scenario: Scenario) 
     """Two of a kind at once would mend each other."""
     for before, after in zip(scenario.windows, scenario.windows[1:], strict=False):
         assert before.end_s + JITTER_S < after.begin_s
+
+
+@_EACH
+def test_each_expects_alerts_that_there_are(scenario: Scenario) -> None:
+    there_are = {rule["alert"] for rule in rules() if "alert" in rule}
+    assert scenario.alerts <= there_are
+
+
+@_EACH
+def test_each_goes_on_placing_orders_until_its_alerts_should_have_cleared(
+    scenario: Scenario,
+) -> None:
+    """An alert on calls that fail clears, too, when there are no calls."""
+    end_s = max(window.end_s for window in scenario.windows)
+    for expected in scenario.expectations:
+        if isinstance(expected, AlertFires) and expected.alert.startswith("Availability"):
+            assert end_s + JITTER_S + expected.clears_within_s <= scenario.duration_s
 
 
 def test_one_seed_gives_one_schedule_and_another_another() -> None:

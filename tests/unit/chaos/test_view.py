@@ -4,7 +4,7 @@ from io import StringIO
 
 from rich.console import Console
 
-from orderflow_server.chaos.recording import OK, Call, FaultSeen, Recording, Sample
+from orderflow_server.chaos.recording import OK, AlertsSeen, Call, FaultSeen, Recording, Sample
 from orderflow_server.chaos.run import Progress
 from orderflow_server.chaos.scenarios import SCENARIOS
 from orderflow_server.chaos.view import view
@@ -37,6 +37,7 @@ def test_a_run_shows_each_series_each_server_and_what_is_broken() -> None:
             )
         ],
         faults=[FaultSeen(what="an earlier one", begin_s=0.5, end_s=1.0)],
+        alerts=[AlertsSeen(at_s=2.5, firing=frozenset({"BreakerOpen"}))],
     )
     text = shown(
         Progress(
@@ -46,4 +47,5 @@ def test_a_run_shows_each_series_each_server_and_what_is_broken() -> None:
     assert "placing, 3 s of 45 s  gateway down" in text
     assert "▃▅█" in text
     assert "gateway open, store closed, 7 in flight of 40" in text
+    assert "BreakerOpen" in text
     assert "250" in text
