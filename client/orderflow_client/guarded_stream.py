@@ -9,9 +9,9 @@ from typing import Any
 
 import grpc
 
-from orderflow_client.ended_call import code_of
-from orderflow_client.resilience.breaker import BreakerPermit, Outcome
-from orderflow_client.status import outcome_of_code
+from orderflow_client.ended_call import code_of, trailing_metadata_of
+from orderflow_client.resilience.breaker import BreakerPermit, Finding, Outcome
+from orderflow_client.status import outcome_of_status
 
 PATIENCE_S = 10.0
 """How long a stream may keep the breaker waiting for its first message. A probe that is a
@@ -30,15 +30,15 @@ class StreamPermit:
         self._permit = permit
         self._patience = asyncio.get_running_loop().call_later(PATIENCE_S, permit.ignored)
 
-    def settle(self, outcome: Outcome) -> None:
+    def settle(self, finding: Finding) -> None:
         self._patience.cancel()
-        self._permit.settle(outcome)
+        self._permit.settle(finding)
 
     def message_came(self) -> None:
         self.settle(Outcome.SUCCESS)
 
     def call_ended(self, call: grpc.aio.Call) -> None:
-        self.settle(outcome_of_code(code_of(call)))
+        self.settle(outcome_of_status(code_of(call), trailing_metadata_of(call)))
 
 
 class GuardedStream(grpc.aio.UnaryStreamCall[Any, Any], grpc.aio.StreamStreamCall[Any, Any]):

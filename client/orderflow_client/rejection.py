@@ -7,9 +7,8 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 
 from orderflow_client.resilience.breaker import BreakerOpen
-from orderflow_client.status import DETAILS_KEY
+from orderflow_client.status import BREAKER_OPEN, DETAILS_KEY
 
-BREAKER_OPEN = "BREAKER_OPEN"
 _DOMAIN = "orderflow"
 
 

@@ -16,11 +16,15 @@ from google.rpc import (
     status_pb2,
 )
 
-from orderflow_client.resilience.breaker import Outcome
+from orderflow_client.resilience.breaker import Finding, Outcome, Resting
 from orderflow_client.resilience.retry import Verdict
 
 DETAILS_KEY = "grpc-status-details-bin"
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
+
+BREAKER_OPEN = "BREAKER_OPEN"
+"""The reason of who refuses a call because what it needs is down."""
+
 _STOP_S = -1.0
 
 RETRYABLE_CODES = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
@@ -61,7 +65,11 @@ class StatusDetails:
 
 def details_of(error: grpc.aio.AioRpcError) -> StatusDetails:
     """The details an error carries; empty ones when it carries none that can be read."""
-    raw = metadatum(error.trailing_metadata(), DETAILS_KEY)
+    return _details_in(error.trailing_metadata())
+
+
+def _details_in(trailing_metadata: grpc.aio.Metadata | None) -> StatusDetails:
+    raw = metadatum(trailing_metadata, DETAILS_KEY)
     if not isinstance(raw, bytes):
         return StatusDetails()
     try:
@@ -111,23 +119,30 @@ def verdict_on(error: Exception) -> Verdict:
     return Verdict(error.code() in RETRYABLE_CODES, pushback_s)
 
 
-def outcome_of(error: Exception) -> Outcome:
+def outcome_of(error: Exception) -> Finding:
     """What a failed attempt says about the health of the server.
 
     What is no gRPC error, such as a request that cannot be serialized, never got there.
     """
     if not isinstance(error, grpc.aio.AioRpcError) or isinstance(error, NeverSent):
         return Outcome.IGNORED
-    return outcome_of_code(error.code())
+    return outcome_of_status(error.code(), error.trailing_metadata())
 
 
-def outcome_of_code(code: grpc.StatusCode) -> Outcome:
+def outcome_of_status(
+    code: grpc.StatusCode, trailing_metadata: grpc.aio.Metadata | None
+) -> Finding:
     """What the status of an ended call says about the health of the server.
 
-    An answer that is a refusal, such as NOT_FOUND, is a success: the server works.
+    An answer that is a refusal, such as NOT_FOUND, is a success: the server works. One whose own
+    breaker is open is not well, and says for how long.
     """
     if code is grpc.StatusCode.CANCELLED:
         return Outcome.IGNORED
+    if code is grpc.StatusCode.UNAVAILABLE:
+        details = _details_in(trailing_metadata)
+        if details.reason == BREAKER_OPEN and details.retry_delay_s is not None:
+            return Resting(details.retry_delay_s)
     return Outcome.FAILURE if code in _BREAKER_FAILURES else Outcome.SUCCESS
 
 

@@ -19,7 +19,9 @@ from orderflow_client.resilience.breaker import (
     BreakerOpen,
     BreakerOptions,
     BreakerPermit,
+    Finding,
     Outcome,
+    Resting,
 )
 from orderflow_client.resilience.events import BreakerChanged, BreakerState, PolicyEvent
 
@@ -38,9 +40,11 @@ class Unsent(Exception):
     """An error that never reached the target."""
 
 
-def outcome_of(error: Exception) -> Outcome:
+def outcome_of(error: Exception) -> Finding:
     if isinstance(error, Unsent):
         return Outcome.IGNORED
+    if isinstance(error, BreakerOpen):
+        return Resting(error.retry_after_s)
     return Outcome.SUCCESS if isinstance(error, Answer) else Outcome.FAILURE
 
 
@@ -334,6 +338,85 @@ class TestHalfOpen:
         assert breaker.state is CLOSED
 
 
+class TestOfATargetThatRests:
+    @staticmethod
+    def open_s(breaker: Breaker) -> float:
+        with pytest.raises(BreakerOpen) as caught:
+            breaker.acquire()
+        return caught.value.retry_after_s
+
+    def test_a_probe_waits_as_it_was_told_and_no_longer_the_next_time(
+        self, time: VirtualTime
+    ) -> None:
+        breaker = opened(time)
+        time.now_s += 5
+        for told_s in (3.5, 0.5, 7, 7):
+            breaker.acquire().settle(Resting(told_s))
+            assert breaker.state is OPEN
+            assert self.open_s(breaker) == pytest.approx(told_s)
+            time.now_s += told_s
+        breaker.acquire().failed()
+        assert self.open_s(breaker) == pytest.approx(10)
+
+    @pytest.mark.parametrize(("told_s", "open_s"), [(1e9, 60), (60.5, 60)])
+    def test_a_probe_waits_no_longer_than_the_longest_period(
+        self, time: VirtualTime, told_s: float, open_s: float
+    ) -> None:
+        breaker = opened(time)
+        time.now_s += 5
+        breaker.acquire().settle(Resting(told_s))
+        assert self.open_s(breaker) == pytest.approx(open_s)
+
+    @pytest.mark.parametrize("told_s", [0.0, -1.0])
+    def test_a_probe_that_is_told_no_time_may_be_made_again_at_once(
+        self, time: VirtualTime, told_s: float
+    ) -> None:
+        breaker = opened(time)
+        time.now_s += 5
+        breaker.acquire().settle(Resting(told_s))
+        assert breaker.state is OPEN
+        breaker.acquire().succeeded()
+        assert breaker.state is CLOSED
+
+    def test_its_refusals_are_failures_like_others(self, time: VirtualTime) -> None:
+        breaker = make_breaker(time)
+        for _ in range(20):
+            breaker.acquire().settle(Resting(2))
+        assert breaker.state is OPEN
+        assert self.open_s(breaker) == pytest.approx(5)
+
+    @pytest.mark.parametrize("outage_s", [7, 10, 14, 25])
+    async def test_two_in_a_row_do_not_wait_for_each_other(
+        self, time: VirtualTime, outage_s: float
+    ) -> None:
+        """Once the inner one has closed, the outer waits no longer than it was told to."""
+        outer = make_breaker(time, random=lambda: 0.99)
+        inner = make_breaker(time, random=lambda: 0.0)
+        began_s = time.now_s
+        closed_s: dict[str, float] = {}
+
+        async def database() -> None:
+            if time.now_s < began_s + outage_s:
+                raise Fault
+
+        async def call(through: Callable[[], Awaitable[None]], *breakers: Breaker) -> None:
+            try:
+                await through()
+            except (Fault, BreakerOpen):
+                return
+            for name, breaker in zip(("inner", "outer"), breakers, strict=False):
+                assert breaker.state is CLOSED
+                closed_s.setdefault(name, time.now_s)
+
+        while "outer" not in closed_s:
+            assert time.now_s < began_s + 100
+            for _ in range(2):
+                await call(lambda: outer.run(lambda: inner.run(database)), inner, outer)
+            await call(lambda: inner.run(database), inner)  # for somebody else
+            time.now_s += 0.05
+        assert closed_s["outer"] - closed_s["inner"] <= 2
+
+
 class TestListeners:
     def test_events_tell_every_transition(self, time: VirtualTime) -> None:
         events: list[PolicyEvent] = []
@@ -463,8 +546,11 @@ class BreakerMachine(RuleBasedStateMachine):
         self.permits.append((self.breaker.acquire(), now, self.era))
 
     @precondition(lambda self: self.permits)
-    @rule(data=st.data(), outcome=st.sampled_from([Outcome.FAILURE, *Outcome]))
-    def settle(self, data: st.DataObject, outcome: Outcome) -> None:
+    @rule(
+        data=st.data(),
+        outcome=st.sampled_from([Outcome.FAILURE, *Outcome, Resting(2.0), Resting(90.0)]),
+    )
+    def settle(self, data: st.DataObject, outcome: Finding) -> None:
         index = data.draw(st.integers(0, len(self.permits) - 1))
         permit, started_s, era = self.permits.pop(index)
         permit.settle(outcome)
@@ -474,7 +560,13 @@ class BreakerMachine(RuleBasedStateMachine):
         if outcome is Outcome.IGNORED:
             return
         now = self.time.now_s
-        failed = outcome is Outcome.FAILURE or now - started_s >= 3
+        failed = outcome is not Outcome.SUCCESS or now - started_s >= 3
+        if self.state is HALF_OPEN and isinstance(outcome, Resting):
+            next_open_s = self.next_open_s
+            self.enter(OPEN)
+            self.open_until_s = now + min(outcome.retry_after_s, 60)
+            self.next_open_s = next_open_s
+            return
         if self.state is HALF_OPEN:
             self.enter(OPEN if failed else CLOSED)
             return

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from contextvars import ContextVar
 from random import Random
 
@@ -231,13 +232,80 @@ class TestCancellation:
 
     @in_virtual_time
     async def test_while_the_losers_clean_up_leaves_none_behind(self) -> None:
+        script = Script((0.2, None), (9, None))
+        call = asyncio.create_task(make_hedge(max_attempts=2).run(script))
+        await asyncio.sleep(0.2005)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert script.ended == [(1, "done"), (2, "cancelled")]
+
+    @in_virtual_time
+    async def test_while_the_first_attempt_is_beaten_and_cleans_up_ends_the_call(self) -> None:
+        """Its clean-up is cut short, as that of any task that is cancelled twice."""
         script = Script((9, None), (0.1, None))
         call = asyncio.create_task(make_hedge(max_attempts=2).run(script))
         await asyncio.sleep(0.2005)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        assert script.ended == [(2, "done"), (1, "cancelled")]
+        assert script.ended == [(2, "done")]
+
+    @in_virtual_time
+    async def test_in_the_turn_in_which_another_attempt_wins_is_not_lost(self) -> None:
+        won = asyncio.Event()
+
+        async def winning() -> int:
+            await won.wait()
+            call.cancel()
+            return 2
+
+        operations = iter((Script((9, None)), winning))
+        call = asyncio.create_task(make_hedge(max_attempts=2).run(lambda: next(operations)()))
+        await asyncio.sleep(0.15)
+        won.set()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert call.cancelled()
+
+    @in_virtual_time
+    async def test_of_a_beaten_attempt_is_taken_back(self) -> None:
+        """What else the caller's task does, such as a timeout around the call, works as ever."""
+        task = asyncio.current_task()
+        assert task is not None
+
+        async def call_and_more() -> None:
+            assert await make_hedge(max_attempts=2).run(Script((9, None), (0.1, None))) == 2
+            assert task.cancelling() == 0
+            await asyncio.sleep(9)
+
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await call_and_more()
+
+    @in_virtual_time
+    async def test_a_timeout_around_the_call_ends_every_attempt(self) -> None:
+        script = Script((9, None), (9, None), (9, None))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.15):
+                await make_hedge().run(script)
+        assert sorted(script.ended) == [(1, "cancelled"), (2, "cancelled")]
+
+    @in_virtual_time
+    async def test_a_beaten_attempt_that_answers_all_the_same_changes_nothing(self) -> None:
+        async def stubborn() -> str:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(9)
+            return "stubborn"
+
+        async def quick() -> str:
+            return "quick"
+
+        task = asyncio.current_task()
+        assert task is not None
+        operations = iter((stubborn, quick))
+        assert await make_hedge(max_attempts=2).run(lambda: next(operations)()) == "quick"
+        assert task.cancelling() == 0
 
     @in_virtual_time
     async def test_of_an_attempt_from_within_ends_the_call(self) -> None:
@@ -366,20 +434,31 @@ class TestDelay:
 
 
 @in_virtual_time
-async def test_attempts_see_the_callers_context_and_keep_theirs() -> None:
+async def test_a_hedge_sees_the_callers_context_of_before_the_first_and_keeps_its_own() -> None:
     variable: ContextVar[str] = ContextVar("variable")
     variable.set("caller")
     seen = []
 
     async def operation() -> None:
         seen.append(variable.get())
-        variable.set("attempt")
-        if len(seen) == 1:
+        variable.set(f"attempt {len(seen)}")
+        if len(seen) < 3:
             await asyncio.sleep(9)
 
     await make_hedge().run(operation)
-    assert seen == ["caller", "caller"]
-    assert variable.get() == "caller"
+    assert seen == ["caller"] * 3
+    assert variable.get() == "attempt 1"  # which ran in the caller's own
+
+
+@in_virtual_time
+async def test_a_quick_answer_takes_no_task() -> None:
+    tasks = []
+
+    async def operation() -> None:
+        tasks.append(asyncio.current_task())
+
+    await make_hedge().run(operation)
+    assert tasks == [asyncio.current_task()]
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,25 @@ class Outcome(Enum):
     """Nothing: it was given up, or never got there."""
 
 
-Classify = Callable[[Exception], Outcome]
+@dataclass(frozen=True, slots=True)
+class Resting:
+    """A failure whose end is known: what was called waits as well, as with a breaker of its own.
+
+    A probe that meets it found nothing out. The next is made when that time has passed, and
+    the breaker stays open no longer for it than it was told: two breakers in a row would else
+    wait for each other.
+
+    Attributes:
+        retry_after_s: When the other side says it may be worth asking again.
+    """
+
+    retry_after_s: float
+
+
+Finding = Outcome | Resting
+"""What an attempt says about the health of what was called, and until when, if it says so."""
+
+Classify = Callable[[Exception], Finding]
 
 
 class BreakerOpen(Rejected):
@@ -61,7 +79,7 @@ class BreakerOptions:
         failure_ratio: It opens when this share of them, or more, failed or was slow.
         slow_call_s: A success that took this long counts as a failure. None: none does.
         open_s: How long it first stays open. Doubles each time a probe fails.
-        open_max_s: The longest it stays open, without jitter.
+        open_max_s: The longest it stays open, without jitter, whatever it is told.
 
     Raises:
         ValueError: When one is out of its range.
@@ -109,10 +127,10 @@ class BreakerPermit:
     def ignored(self) -> None:
         self.settle(Outcome.IGNORED)
 
-    def settle(self, outcome: Outcome) -> None:
+    def settle(self, finding: Finding) -> None:
         breaker, self._breaker = self._breaker, None
         if breaker is not None:
-            breaker._settle(self._generation, self._started_s, outcome)  # noqa: SLF001  # one unit
+            breaker._settle(self._generation, self._started_s, finding)  # noqa: SLF001  # one unit
 
 
 class Breaker:
@@ -202,15 +220,17 @@ class Breaker:
             self._probing = True
         return BreakerPermit(self, self._generation, now_s)
 
-    def _settle(self, generation: int, started_s: float, outcome: Outcome) -> None:
+    def _settle(self, generation: int, started_s: float, finding: Finding) -> None:
         if generation != self._generation:
             return  # Begun in an earlier state: it says nothing about this one.
         probe, self._probing = self._probing, False
-        if outcome is Outcome.IGNORED:
+        if finding is Outcome.IGNORED:
             return
-        failed = outcome is Outcome.FAILURE or self._slow(started_s)
+        failed = finding is not Outcome.SUCCESS or self._slow(started_s)
         if probe:
-            self._change(CircuitBreakerState.OPEN if failed else CircuitBreakerState.CLOSED)
+            told_s = finding.retry_after_s if isinstance(finding, Resting) else None
+            new = CircuitBreakerState.OPEN if failed else CircuitBreakerState.CLOSED
+            self._change(new, told_s=told_s)
             return
         self._window.add(marked=failed)
         if self._too_many_failed():
@@ -227,14 +247,13 @@ class Breaker:
             and failures >= attempts * self._options.failure_ratio
         )
 
-    def _change(self, new: CircuitBreakerState) -> None:
+    def _change(self, new: CircuitBreakerState, *, told_s: float | None = None) -> None:
         old = self.state
         open_for_s = 0.0
         if new is CircuitBreakerState.OPEN:
-            open_for_s = self._next_open_s * (1 - JITTER + 2 * JITTER * self._random())
+            open_for_s = self._open_period_s() if told_s is None else self._bounded_s(told_s)
             self._circuit.open()
             self._probe_at_s = self._clock() + open_for_s
-            self._next_open_s = min(self._next_open_s * 2, self._options.open_max_s)
         elif new is CircuitBreakerState.HALF_OPEN:
             self._circuit.half_open()
         else:
@@ -245,6 +264,15 @@ class Breaker:
         event = BreakerChanged(name=self._name, old=old, new=self.state, open_for_s=open_for_s)
         for listener in self._listeners:
             listener(event)
+
+    def _open_period_s(self) -> float:
+        """Longer each time, until it is closed again."""
+        period_s = self._next_open_s
+        self._next_open_s = min(period_s * 2, self._options.open_max_s)
+        return period_s * (1 - JITTER + 2 * JITTER * self._random())
+
+    def _bounded_s(self, told_s: float) -> float:
+        return min(max(told_s, 0.0), self._options.open_max_s)
 
     def _rejection(self, retry_after_s: float) -> BreakerOpen:
         return BreakerOpen(

@@ -8,15 +8,15 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic
 
 from orderflow_client.resilience import deadline
 from orderflow_client.resilience.deadline import MonotonicClock
 from orderflow_client.resilience.events import HedgeStarted, Listener
 from orderflow_client.resilience.latency import LatencyTracker
 from orderflow_client.resilience.policy import Operation, Rejected, T
+from orderflow_client.resilience.race import Race, cancel_and_wait, first_success
 from orderflow_client.resilience.retry import Classify, RetryBudget
 
 
@@ -93,38 +93,68 @@ class Hedge:
     async def run(self, operation: Operation[T]) -> T:
         """The result of the first attempt that succeeds.
 
-        Each attempt is a task with a copy of the caller's context.
+        The first attempt runs in the caller's task and context, as it would without a hedge: most
+        calls have their answer before another is due, and all that they pay is a timer. Each
+        other attempt is a task, with a copy of the context as it was when the call began.
 
         Raises:
             Exception: A fatal error, or else the last one, as it was raised.
         """
-        race = _Race(operation, self._policy.max_attempts)
-        self._start(race)
+        race = Race(operation, self._policy.max_attempts, now_s=self._clock())
+        timer = self._watch(race)
+        try:
+            result = await operation()
+        except BaseException as error:  # noqa: BLE001  # raised below, as no other error's context
+            failure = error
+        else:
+            if race.overseen is not None:
+                return await race.overseen.succeeded(result)
+            self._latencies.observe(self._clock() - race.began_s)
+            self._succeeded()
+            return result
+        finally:
+            if timer is not None:
+                timer.cancel()
+        if race.overseen is not None:
+            return await race.overseen.failed(failure)
+        self._lost(race, failure)
+        return await self._settle(race)
+
+    def _watch(self, race: Race[T]) -> asyncio.TimerHandle | None:
+        """Has the race begin when the first attempt is slow."""
+        delay_s = self._delay_s()
+        if delay_s is None:
+            return None
+        race.due_s = race.began_s + delay_s
+        loop = asyncio.get_running_loop()
+        return loop.call_later(delay_s, lambda: race.oversee(self._settle(race)))
+
+    def _delay_s(self) -> float | None:
+        delay_s = self._policy.delay_s
+        return self._latencies.p95_s() if delay_s is None else delay_s
+
+    async def _settle(self, race: Race[T]) -> T:
+        """The race from when the first attempt is not the only one, or has failed."""
         try:
             while race.running or race.due_s is not None:
                 ended = await race.wait(self._clock)
                 if not ended:
                     self._start_another(race)
-                winner = _first_success(ended)
+                winner = first_success(ended)
                 if winner is not None:
                     self._won(race)
                     return winner.result()
                 for attempt in ended:
-                    self._lost(race, attempt)
+                    del race.running[attempt]
+                    error = attempt.exception()
+                    assert error is not None  # noqa: S101  # for mypy: it would have won
+                    self._lost(race, error)
             assert race.last_error is not None  # noqa: S101  # for mypy: each of them failed
             raise race.last_error
         finally:
-            await _cancel_and_wait(race.running)
+            await cancel_and_wait(race.running)
 
-    def _start(self, race: _Race[T]) -> None:
-        now_s = self._clock()
-        race.start(now_s)
-        delay_s = self._policy.delay_s
-        if delay_s is None:
-            delay_s = self._latencies.p95_s()
-        race.due_s = None if delay_s is None or race.left == 0 else now_s + delay_s
-
-    def _start_another(self, race: _Race[T]) -> None:
+    def _start_another(self, race: Race[T]) -> None:
         cause, race.cause = race.cause, None
         race.due_s = None
         call_deadline = deadline.current()
@@ -138,23 +168,26 @@ class Hedge:
         event = HedgeStarted(name=self._name, attempt=race.started + 1, cause=cause)
         for listener in self._listeners:
             listener(event)
-        self._start(race)
+        now_s = self._clock()
+        race.start(now_s)
+        if race.left > 0 and (delay_s := self._delay_s()) is not None:
+            race.due_s = now_s + delay_s
 
-    def _won(self, race: _Race[T]) -> None:
+    def _won(self, race: Race[T]) -> None:
         # Those that were beaten count too, as far as they got: were they left out, the
         # percentile would sink with each hedge, and each would bring more of them.
         now_s = self._clock()
         for started_s in race.running.values():
             self._latencies.observe(now_s - started_s)
+        self._succeeded()
+
+    def _succeeded(self) -> None:
         if self._budget is not None and not self._retries_within:
             self._budget.on_success()
 
-    def _lost(self, race: _Race[T], attempt: asyncio.Task[T]) -> None:
-        del race.running[attempt]
-        error = attempt.exception()
+    def _lost(self, race: Race[T], error: BaseException) -> None:
         if not isinstance(error, Exception):
-            attempt.result()  # Raises what no policy has a say in.
-            return
+            raise error  # No policy has a say in it.
         if isinstance(error, Rejected):
             race.last_error = race.last_error or error  # What was sent and failed says more.
             race.stop()
@@ -176,85 +209,9 @@ class Hedge:
             race.fall_due(self._clock() + pushback_s, cause=None)
 
 
-class _Race(Generic[T]):
-    """The attempts of one call."""
-
-    __slots__ = ("_operation", "cause", "due_s", "last_error", "left", "running", "started")
-
-    def __init__(self, operation: Operation[T], max_attempts: int) -> None:
-        self._operation = operation
-        self.running: dict[asyncio.Task[T], float] = {}
-        """When each attempt under way was started, in that order."""
-        self.started = 0
-        self.left = max_attempts
-        self.due_s: float | None = None
-        """When the next attempt starts."""
-        self.cause: Exception | None = None
-        """The failure that it starts for. None: those before are slow."""
-        self.last_error: Exception | None = None
-
-    def start(self, now_s: float) -> None:
-        self.running[asyncio.create_task(_awaited(self._operation))] = now_s
-        self.started += 1
-        self.left -= 1
-
-    def fall_due(self, due_s: float, *, cause: Exception | None) -> None:
-        if self.left > 0:
-            self.due_s = due_s
-            self.cause = cause
-
-    def stop(self) -> None:
-        """Starts no other attempt."""
-        self.left = 0
-        self.due_s = None
-
-    async def wait(self, clock: MonotonicClock) -> list[asyncio.Task[T]]:
-        """The attempts that ended; none when the next one is due first."""
-        timeout_s = None if self.due_s is None else max(self.due_s - clock(), 0.0)
-        if self.running:
-            ended, _ = await asyncio.wait(
-                self.running, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
-            )
-            return [attempt for attempt in self.running if attempt in ended]
-        if timeout_s is not None:
-            await asyncio.sleep(timeout_s)
-        return []
-
-
 def _in_time(pushback_s: float) -> bool:
     """An attempt may start after that long: it was not forbidden, and the deadline lasts."""
     if pushback_s < 0:
         return False
     call_deadline = deadline.current()
     return call_deadline is None or pushback_s < call_deadline.remaining_s()
-
-
-async def _awaited(operation: Operation[T]) -> T:
-    # A task is made of a coroutine; an operation may return any awaitable.
-    return await operation()
-
-
-def _first_success(attempts: Sequence[asyncio.Task[T]]) -> asyncio.Task[T] | None:
-    for attempt in attempts:
-        if not attempt.cancelled() and attempt.exception() is None:
-            return attempt
-    return None
-
-
-async def _cancel_and_wait(attempts: Iterable[asyncio.Task[T]]) -> None:
-    """Ends the attempts, and returns or raises only when they have ended."""
-    pending = set(attempts)
-    for attempt in pending:
-        attempt.cancel()
-    cancelled: asyncio.CancelledError | None = None
-    while pending:
-        try:
-            _, pending = await asyncio.wait(pending)
-        except asyncio.CancelledError as error:
-            # What they must clean up is not to be left behind; then this ends as well.
-            cancelled = error
-    for attempt in attempts:
-        if not attempt.cancelled():
-            attempt.exception()  # Seen: else asyncio complains that nobody looked.
-    if cancelled is not None:
-        raise cancelled

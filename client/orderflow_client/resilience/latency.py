@@ -49,11 +49,13 @@ class LatencyTracker:
 
     def _compute(self, now_s: float) -> float | None:
         oldest_s = now_s - self._window_s
-        known = sorted(
-            latency_s
-            for latency_s, seen_at_s in zip(self._latencies_s, self._seen_at_s, strict=True)
-            if seen_at_s > oldest_s
-        )
+        known = self._latencies_s
+        if self._seen_at_s[self._count % _CAPACITY] <= oldest_s:  # of the place that is next
+            known = [
+                latency_s
+                for latency_s, seen_at_s in zip(known, self._seen_at_s, strict=True)
+                if seen_at_s > oldest_s
+            ]
         if len(known) < _MINIMUM:
             return None
-        return known[math.ceil(_QUANTILE * len(known)) - 1]
+        return sorted(known)[math.ceil(_QUANTILE * len(known)) - 1]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import grpc
 
-from orderflow_client.rejection import BREAKER_OPEN
+from orderflow_client.status import BREAKER_OPEN
 from orderflow_client.telemetry.ending import Ending
 
 log = logging.getLogger("orderflow_client.calls")

@@ -34,9 +34,8 @@ import grpc
 
 from orderflow.payments.v1 import payment_gateway_pb2, payment_gateway_pb2_grpc
 from orderflow_client.contract import contracts
-from orderflow_client.rejection import BREAKER_OPEN
 from orderflow_client.resilience.waiting import elsewhere
-from orderflow_client.status import details_of
+from orderflow_client.status import BREAKER_OPEN, details_of
 from orderflow_server.orders.errors import PaymentUnresolved
 from orderflow_server.orders.order import Order
 from orderflow_server.orders.ports import Payment, PaymentState

@@ -5,7 +5,7 @@ import logging
 import grpc
 import pytest
 
-from orderflow_client.rejection import BREAKER_OPEN
+from orderflow_client.status import BREAKER_OPEN
 from orderflow_client.telemetry.call_log import level_of
 from orderflow_client.telemetry.ending import OK, Ending
 
