@@ -19,6 +19,8 @@ from orderflow_server.payments.simulator.ledger import EntryKind
 from orderflow_server.payments.simulator.server import PaymentSimulator
 from processes import ServerProcess, server_process
 
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
 REPLICAS = 3
 WATCHED = 1000
 CALLERS = 20
@@ -110,8 +112,6 @@ async def test_a_watch_at_one_replica_sees_every_change_made_at_the_others(
         assert versions == list(range(versions[0], 5))
 
 
-@pytest.mark.e2e
-@pytest.mark.timeout(180)
 async def test_watches_of_1000_orders_at_one_replica_see_every_change_made_at_the_others(
     tmp_path: Path, postgres: TestDatabases
 ) -> None:

@@ -1,4 +1,8 @@
-"""The server as a process: how it starts, what it says, and how it ends."""
+"""The server as a process: how it starts, what it says, and how it ends.
+
+What must hold of any change is not marked, and runs with the other tests: it serves, SIGTERM ends
+it with 0, and kill -9 loses nothing.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +44,7 @@ async def test_it_prints_what_to_try_logs_json_and_exits_0_on_sigterm(tmp_path: 
         assert await client.get_order(order.id) == order
 
 
+@pytest.mark.e2e
 async def test_sigterm_lets_running_calls_finish_and_ends_watches_with_a_reason(
     tmp_path: Path,
 ) -> None:
@@ -77,6 +82,7 @@ async def test_sigterm_lets_running_calls_finish_and_ends_watches_with_a_reason(
         assert await gateway.wait() == 0
 
 
+@pytest.mark.e2e
 async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     lame = {"ORDERFLOW_LAME_DUCK_S": "60"}
     async with server_process(tmp_path, environment=lame) as server:
@@ -118,6 +124,7 @@ async def test_a_bad_setting_is_named_in_one_sentence() -> None:
     assert "Traceback" not in output
 
 
+@pytest.mark.e2e
 async def test_a_taken_port_is_said_in_one_sentence(tmp_path: Path) -> None:
     async with server_process(tmp_path) as server:
         other = tmp_path / "other.db"
@@ -129,6 +136,7 @@ async def test_a_taken_port_is_said_in_one_sentence(tmp_path: Path) -> None:
     assert "Traceback" not in output
 
 
+@pytest.mark.e2e
 async def test_a_taken_ops_port_is_said_in_one_sentence(tmp_path: Path) -> None:
     async with server_process(tmp_path) as server:
         code, output = await run_server_command(
@@ -140,6 +148,7 @@ async def test_a_taken_ops_port_is_said_in_one_sentence(tmp_path: Path) -> None:
     assert "Traceback" not in output
 
 
+@pytest.mark.e2e
 async def test_a_variable_of_opentelemetry_that_cannot_be_read_is_said_in_one_sentence() -> None:
     code, output = await run_server_command(
         "serve", OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1", OTEL_BSP_MAX_QUEUE_SIZE="-1"
@@ -149,6 +158,7 @@ async def test_a_variable_of_opentelemetry_that_cannot_be_read_is_said_in_one_se
     assert "Traceback" not in output
 
 
+@pytest.mark.e2e
 async def test_a_database_that_cannot_be_opened_is_said_in_one_sentence(tmp_path: Path) -> None:
     code, output = await run_server_command(
         "serve", "--address", "127.0.0.1:0", "--database", str(tmp_path / "missing" / "orders.db")
@@ -158,6 +168,7 @@ async def test_a_database_that_cannot_be_opened_is_said_in_one_sentence(tmp_path
     assert "Traceback" not in output
 
 
+@pytest.mark.e2e
 async def test_the_simulators_faults_and_ledger_from_the_command_line(tmp_path: Path) -> None:
     port = free_port()
     target = f"127.0.0.1:{port}"

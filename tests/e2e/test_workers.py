@@ -18,13 +18,12 @@ from fakes.postgres import TestDatabases
 from fakes.postgres import postgres as postgres
 from harness import until
 from orderflow_client import OrderClient, item, money
-from orderflow_server.workers import reserved_port
 from processes import ServerProcess, run_server_command, server_process
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 ITEMS = [item("BOOK-1", 2, money("12.50", "EUR"))]
 STARTING_S = 30.0
-
-
 CONNECTIONS = 12
 
 
@@ -150,13 +149,6 @@ async def test_a_taken_port_is_said_in_one_sentence(tmp_path: Path) -> None:
     assert "Traceback" not in output
 
 
-def test_a_reserved_port_is_free_for_those_who_share_it() -> None:
-    with reserved_port("127.0.0.1:0") as address:
-        assert not address.endswith(":0")
-        with reserved_port(address) as again:
-            assert again == address
-
-
 async def see_all_changes(address: str) -> None:
     """Changes made through each connection are seen on all of them."""
     async with connections(address) as clients:
@@ -190,13 +182,11 @@ async def see_all_changes(address: str) -> None:
     assert took_s < 3  # Mostly sooner than the look that needs no telling, over PostgreSQL.
 
 
-@pytest.mark.e2e
 async def test_a_watch_at_one_worker_sees_the_changes_made_at_the_other(tmp_path: Path) -> None:
     async with two_workers(tmp_path) as server:
         await see_all_changes(server.address)
 
 
-@pytest.mark.e2e
 async def test_workers_over_postgresql_are_one_service(
     tmp_path: Path, postgres: TestDatabases
 ) -> None:

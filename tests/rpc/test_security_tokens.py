@@ -299,7 +299,7 @@ async def test_a_caller_that_calls_too_often_is_told_when_to_come_back(
     tmp_path: Path, keys: Path
 ) -> None:
     async with running_service(
-        tmp_path, token_keys=keys, rate_limit_per_s=0.5, rate_limit_burst=3
+        tmp_path, token_keys=keys, rate_limit_per_s=0.01, rate_limit_burst=3
     ) as service:
         request = pb.ListOrdersRequest()
         for _ in range(3):
@@ -312,7 +312,7 @@ async def test_a_caller_that_calls_too_often_is_told_when_to_come_back(
             "RATE_LIMITED",
         )
         pushback = dict(caught.value.trailing_metadata() or ())["grpc-retry-pushback-ms"]
-        assert 1000 < int(pushback) <= 2000
+        assert 10_000 < int(pushback) <= 100_000
         await ask(service, "ListOrders", request, BOB)
 
 
