@@ -11,15 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
 
-import grpc
 import typer
 
 from orderflow_server.configuration import CONFIG_VARIABLE, BadSettings, Configuration, load
 from orderflow_server.orders.errors import StoreUnavailable
 from orderflow_server.parked import list_parked
 from orderflow_server.parked import release as release_parked
-from orderflow_server.payments.simulator import client as simulator_client
-from orderflow_server.payments.simulator import server as simulator_server
 from orderflow_server.payments.simulator.faults import Faults
 from orderflow_server.settings import Settings
 from orderflow_server.storage.opening import open_store_for, upgrade
@@ -96,15 +93,11 @@ def serve(
     }
     its = _configuration(given, config, assignments or ()).settings
     # The service's libraries would slow the other commands.
-    import uvloop
-
     from orderflow_server.serving import CannotServe
     from orderflow_server.serving import serve as serve_orders
 
     try:
-        # uvloop: a tenth less CPU per call than the standard library (bench/overhead.py).
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve_orders(its))
+        _run_server(serve_orders(its))
     except CannotServe as error:
         raise _failure(str(error)) from error
 
@@ -153,7 +146,10 @@ def gateway(
     )
     its = _configuration({"log_format": log_format}).settings
     configure_logs(level=its.log_level, form=its.log_format)
-    asyncio.run(simulator_server.run(host=host, port=port, seed=seed, faults=faults))
+    # The simulator's libraries would slow the other commands; so below.
+    from orderflow_server.payments.simulator import server as simulator_server
+
+    _run_server(simulator_server.run(host=host, port=port, seed=seed, faults=faults))
 
 
 @app.command()
@@ -182,6 +178,10 @@ def faults(
 
 
 async def _change_faults(target: str, changes: dict[str, Any]) -> dict[str, Any]:
+    import grpc
+
+    from orderflow_server.payments.simulator import client as simulator_client
+
     try:
         current = await simulator_client.fetch_faults(target)
         if changes:
@@ -195,6 +195,10 @@ async def _change_faults(target: str, changes: dict[str, Any]) -> dict[str, Any]
 @app.command()
 def ledger(target: TargetOption = "127.0.0.1:50052") -> None:
     """Dump a simulator's ledger, one JSON object a line, oldest first."""
+    import grpc
+
+    from orderflow_server.payments.simulator import client as simulator_client
+
     try:
         entries = asyncio.run(simulator_client.fetch_ledger(target))
     except grpc.aio.AioRpcError as error:
@@ -258,6 +262,15 @@ def release(
             raise _failure("not parked: " + ", ".join(map(str, left)))
 
     _with_the_database(its, work())
+
+
+def _run_server(work: Coroutine[Any, Any, None]) -> None:
+    # Nor do the other commands need it.
+    import uvloop
+
+    # A tenth less CPU per call than with the standard library's (bench/overhead.py).
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(work)
 
 
 def _with_the_database(its: Settings, work: Coroutine[Any, Any, None]) -> None:

@@ -7,8 +7,6 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from orderflow_server.payments.simulator.server import PaymentSimulator
-
 log = structlog.get_logger("orderflow.gateway")
 
 
@@ -18,6 +16,9 @@ async def gateway_target(gateway: str) -> AsyncIterator[str]:
     if gateway:
         yield gateway
         return
+    # With a gateway there is no need of it.
+    from orderflow_server.payments.simulator.server import PaymentSimulator
+
     async with PaymentSimulator() as simulator:
         log.warning("no gateway is set: payments are simulated, no money moves")
         yield simulator.target

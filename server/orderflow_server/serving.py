@@ -6,10 +6,10 @@ import os
 import sys
 from contextlib import AsyncExitStack
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import structlog
 
-from orderflow_server.app import OrderApp, order_app
 from orderflow_server.gateway_target import gateway_target
 from orderflow_server.lifecycle import (
     StoppedEarly,
@@ -18,13 +18,16 @@ from orderflow_server.lifecycle import (
     stop_signals,
     stop_with_stdin,
 )
-from orderflow_server.ops.server import OpsAddressUnavailable
 from orderflow_server.orders.errors import StoreUnavailable
 from orderflow_server.security.reloading import UnusableFile
 from orderflow_server.settings import Settings
+from orderflow_server.storage.apart import upgraded_apart
 from orderflow_server.telemetry.export import open_exports
 from orderflow_server.telemetry.logs import configure_logs
 from orderflow_server.workers import WorkerFailed, Workers, reserved_port
+
+if TYPE_CHECKING:
+    from orderflow_server.app import OrderApp
 
 log = structlog.get_logger("orderflow.serving")
 
@@ -67,18 +70,23 @@ async def _start(settings: Settings, stack: AsyncExitStack) -> OrderApp:
         raise CannotServe(f"an OTEL_* variable cannot be read: {error}") from error
     configure_logs(level=settings.log_level, form=settings.log_format, otlp=exports.logs)
     try:
-        app = await stack.enter_async_context(
-            order_app(settings, tracer_provider=exports.tracer_provider)
-        )
+        async with upgraded_apart(settings.database):
+            # Loading them is a third of a start: meanwhile another process makes the schema, if it
+            # must. And who only looks after workers does without them.
+            from orderflow_server.app import order_app
+            from orderflow_server.ops.server import OpsAddressUnavailable
+        try:
+            return await stack.enter_async_context(
+                order_app(settings, tracer_provider=exports.tracer_provider)
+            )
+        except (OpsAddressUnavailable, UnusableFile) as error:
+            raise CannotServe(str(error)) from error
+        except RuntimeError as error:
+            if "bind" not in str(error):
+                raise
+            raise CannotServe(f"cannot serve on {settings.address}: is the port taken?") from error
     except StoreUnavailable as error:
         raise CannotServe(f"cannot open the database {settings.database}: {error}") from error
-    except (OpsAddressUnavailable, UnusableFile) as error:
-        raise CannotServe(str(error)) from error
-    except RuntimeError as error:
-        if "bind" not in str(error):
-            raise
-        raise CannotServe(f"cannot serve on {settings.address}: is the port taken?") from error
-    return app
 
 
 async def _serve_with_workers(settings: Settings) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sqlite3
 import subprocess
 import sys
@@ -22,7 +23,8 @@ from fakes.postgres import TestDatabases
 from orderflow_server.orders.errors import StoreUnavailable
 from orderflow_server.storage import migrations
 from orderflow_server.storage.address import DatabaseAddress
-from orderflow_server.storage.opening import open_store_for, upgrade
+from orderflow_server.storage.apart import upgraded_apart
+from orderflow_server.storage.opening import lacks_steps, open_store_for, upgrade
 from orderflow_server.storage.sqlite.rows import event_row, item_rows, order_row
 from orderflow_server.storage.sqlite.writes import INSERT_EVENTS, INSERT_ITEMS, INSERT_ORDERS
 
@@ -237,3 +239,40 @@ async def test_a_server_of_the_release_before_works_on_this_schema(tmp_path: Pat
         assert list(await store.parked(limit=9)) == []
         assert not await store.release(order.id, now=NOW)
         assert (await store.backlog()).parked == 0
+
+
+# In a process of its own
+
+
+async def test_the_other_process_ends_with_the_block_that_is_given_up(tmp_path: Path) -> None:
+    address = DatabaseAddress(path=tmp_path / "orders.db")
+    before = children()
+    during = before
+
+    async def given_up() -> None:
+        nonlocal during
+        async with upgraded_apart(address):
+            during = children()
+            raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        await given_up()
+    assert before == children() != during
+    assert await lacks_steps(address)
+
+
+def children() -> list[str]:
+    """The processes that this one's first thread has started and that have not ended."""
+    return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+
+
+async def test_a_database_that_is_up_to_date_or_none_at_all_needs_no_other_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await create(tmp_path / "orders.db")
+    monkeypatch.setattr(sys, "executable", "/nowhere")
+    async with upgraded_apart(DatabaseAddress(path=tmp_path / "orders.db")):
+        pass
+    with pytest.raises(StoreUnavailable, match="cannot be opened"):
+        async with upgraded_apart(DatabaseAddress(path=Path(__file__))):
+            pass

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import grpc
 
-from orderflow_server.security.certificates import Certificates
-from orderflow_server.security.reloading import Reloaded
+if TYPE_CHECKING:
+    # It loads cryptography, 8 MB that a server without TLS does without.
+    from orderflow_server.security.certificates import Certificates
+    from orderflow_server.security.reloading import Reloaded
 
 
 def server_credentials(files: Reloaded[Certificates]) -> grpc.ServerCredentials:

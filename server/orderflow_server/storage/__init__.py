@@ -9,4 +9,5 @@ dialect.py   what the engine and the store need of a database
 sqlite/      the dialect for one machine
 postgres/    the dialect for any number of processes
 migrations/  the schema, in steps; alembic is loaded only to take one
+apart.py     taking them in a process of their own, which takes alembic's memory with it
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from orderflow_server.storage.address import DatabaseAddress
 from orderflow_server.storage.dialect import Dialect
 from orderflow_server.storage.engine import BatchEnded, EngineOptions
-from orderflow_server.storage.postgres import PostgresDialect, PostgresOptions
+from orderflow_server.storage.migrations import postgres_lacks_steps, sqlite_lacks_steps
 from orderflow_server.storage.sqlite import SqliteDialect, SqliteOptions
 from orderflow_server.storage.store import EngineOrderStore, open_store
 
@@ -52,7 +53,25 @@ async def upgrade(database: DatabaseAddress) -> None:
         await dialect.close()
 
 
+async def lacks_steps(database: DatabaseAddress) -> bool:
+    """Says whether `upgrade` would have something to do.
+
+    Raises:
+        StoreUnavailable: The database cannot be opened.
+    """
+    if database.path is not None:
+        return await asyncio.to_thread(sqlite_lacks_steps, database.path)
+    from orderflow_server.storage.postgres.connecting import Connector, PostgresOptions
+
+    connector = Connector(database, PostgresOptions())
+    with connector.failing("cannot be opened"):
+        return await postgres_lacks_steps(connector.connect)
+
+
 def _dialect(database: DatabaseAddress) -> Dialect:
     if database.path is not None:
         return SqliteDialect(database.path, SqliteOptions())
+    # asyncpg is 3 MB that a server with a file does without.
+    from orderflow_server.storage.postgres import PostgresDialect, PostgresOptions
+
     return PostgresDialect(database, PostgresOptions())

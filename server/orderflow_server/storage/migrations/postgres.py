@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
-import asyncpg
+from orderflow_server.storage.migrations.steps import behind, lacks_steps, take_steps
 
-from orderflow_server.storage.migrations.steps import behind, take_steps
+if TYPE_CHECKING:
+    import asyncpg
 
 _LOCK = 0x6F72_6465_7266_6C6F
 """The advisory lock's number: "orderflo" in ASCII, which is hardly anybody else's."""
 
-Connect = Callable[[], Awaitable[asyncpg.Connection]]
+Connect = Callable[[], "Awaitable[asyncpg.Connection]"]
 
 
 async def upgrade_postgres(connect: Connect) -> None:
@@ -26,12 +28,8 @@ async def upgrade_postgres(connect: Connect) -> None:
         asyncpg.PostgresError, OSError: The database failed.
         StoreUnavailable: It is further ahead than this server can work with.
     """
-    connection = await connect()
-    try:
-        if not behind(await _revision(connection)):
-            return
-    finally:
-        await connection.close()
+    if not behind(await _revision(connect)):
+        return
 
     import sqlalchemy
     from sqlalchemy.ext.asyncio import create_async_engine
@@ -50,8 +48,21 @@ async def upgrade_postgres(connect: Connect) -> None:
         await engine.dispose()
 
 
-async def _revision(connection: asyncpg.Connection) -> str | None:
-    if await connection.fetchval("SELECT to_regclass('alembic_version')") is None:
-        return None
-    revision: str | None = await connection.fetchval("SELECT version_num FROM alembic_version")
-    return revision
+async def postgres_lacks_steps(connect: Connect) -> bool:
+    """Says whether steps are missing.
+
+    Raises:
+        asyncpg.PostgresError, OSError: The database failed.
+    """
+    return lacks_steps(await _revision(connect))
+
+
+async def _revision(connect: Connect) -> str | None:
+    connection = await connect()
+    try:
+        if await connection.fetchval("SELECT to_regclass('alembic_version')") is None:
+            return None
+        revision: str | None = await connection.fetchval("SELECT version_num FROM alembic_version")
+        return revision
+    finally:
+        await connection.close()

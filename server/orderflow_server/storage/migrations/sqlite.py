@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
 
-from orderflow_server.storage.migrations.steps import behind, take_steps
+from orderflow_server.orders.errors import StoreUnavailable
+from orderflow_server.storage.migrations.steps import behind, lacks_steps, take_steps
 
 
 def upgrade_sqlite(connection: sqlite3.Connection) -> None:
@@ -29,6 +33,35 @@ def upgrade_sqlite(connection: sqlite3.Connection) -> None:
             take_steps(borrowed)
     except sqlalchemy.exc.DBAPIError as error:
         raise (error.orig or error) from None  # what it wraps is what callers know
+
+
+def upgrade_file(path: Path) -> None:
+    """Does so with the file at a path, which is made when it is missing.
+
+    Raises:
+        StoreUnavailable: It cannot be done.
+    """
+    with _opened(path) as connection:
+        upgrade_sqlite(connection)
+
+
+def sqlite_lacks_steps(path: Path) -> bool:
+    """Says whether steps are missing from the file at a path, which is made when it is missing.
+
+    Raises:
+        StoreUnavailable: The file cannot be opened.
+    """
+    with _opened(path) as connection:
+        return lacks_steps(_revision(connection))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+    try:
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            yield connection
+    except sqlite3.Error as error:
+        raise StoreUnavailable(f"the database {path} cannot be opened: {error}") from error
 
 
 def _revision(connection: sqlite3.Connection) -> str | None:
