@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from orderflow_client.awaited_channel import AwaitedChannel
 from orderflow_client.balanced_channel import BalancedChannel
 from orderflow_client.bearer import TokenSource, bearer, stays_here
 from orderflow_client.bearer_interceptors import bearer_interceptors
@@ -67,6 +68,7 @@ def open_channel(
     telemetry: ClientTelemetry | None = None,
     breaker: BreakerOptions | None = None,
     reserve_s: float = 0.0,
+    only_awaited: bool = False,
 ) -> grpc.aio.Channel:
     """Opens a channel whose calls keep to the contract.
 
@@ -94,6 +96,8 @@ def open_channel(
         breaker: When the breakers open, and for how long. None: the defaults.
         reserve_s: How much of an ambient deadline (`deadline.current()`) a call must leave
             to its caller.
+        only_awaited: Calls with one request and one response are awaited, and nothing else: they
+            are coroutines, not `grpc.aio.Call`s. That makes them cheaper; see `AwaitedChannel`.
 
     Raises:
         RuntimeError: When no event loop runs: the channel would belong to none.
@@ -109,7 +113,7 @@ def open_channel(
             f"the token would go to {target} in plaintext: "
             "give tls, or say allow_insecure_token=True"
         )
-    connect = _connector(target, tls)
+    connect = _connector(target, tls, only_awaited=only_awaited)
     budget = RetryBudget()
     seen = None
     if telemetry is not None:
@@ -143,7 +147,9 @@ def open_channel(
     )
 
 
-def _connector(target: str, tls: ClientTls | None) -> Callable[..., grpc.aio.Channel]:
+def _connector(
+    target: str, tls: ClientTls | None, *, only_awaited: bool
+) -> Callable[..., grpc.aio.Channel]:
     """What makes channels to one target. The files of `tls` are read here, once."""
     options = [
         *_OPTIONS,
@@ -161,6 +167,10 @@ def _connector(target: str, tls: ClientTls | None) -> Callable[..., grpc.aio.Cha
         more: Sequence[tuple[str, int]] = (),
     ) -> grpc.aio.Channel:
         config = ("grpc.service_config", json.dumps(balancing(health_service)))
-        return open_one([*options, config, *more], interceptors=chain)
+        if not only_awaited:
+            return open_one([*options, config, *more], interceptors=chain)
+        unary = [each for each in chain if isinstance(each, grpc.aio.UnaryUnaryClientInterceptor)]
+        streams = [each for each in chain if each not in unary]
+        return AwaitedChannel(open_one([*options, config, *more], interceptors=streams), unary)
 
     return connect

@@ -21,7 +21,6 @@ from orderflow_client.resilience.deadline import Deadline
 from orderflow_server.admission import admission_limits
 from orderflow_server.background import background, look_for_changes
 from orderflow_server.events.changes import ChangeHub
-from orderflow_server.events.nats_publisher import nats_publisher
 from orderflow_server.events.relay import OutboxRelay, RelayOptions
 from orderflow_server.gateway_target import gateway_target
 from orderflow_server.instruments import Instruments
@@ -134,6 +133,7 @@ async def order_app(
             contract=GATEWAY_CONTRACT,
             listeners=[log_policy_event, pause],
             telemetry=instruments.gateway,
+            only_awaited=True,
         ) as channel,
         _relaying(settings, unguarded, instruments) as relay,
     ):
@@ -198,6 +198,9 @@ async def _relaying(
     if not settings.nats:
         yield None
         return
+    # A server that publishes nothing does without its libraries.
+    from orderflow_server.events.nats_publisher import nats_publisher
+
     async with nats_publisher(settings.nats, encode=encode_order_event) as publisher:
         yield OutboxRelay(
             outbox=outbox,

@@ -130,7 +130,7 @@ async def test_a_batch_takes_a_handful_of_trips_however_large(own: asyncpg.Conne
     # Once for each connection, asyncpg asks what the types are.
     for command in (Place(new_order(1000), LEASE), Save(new_order(1000).paid(NOW), None)):
         await write_batch(own, [command])
-    await write_batch(own, [LeaseDue(NOW, LEASE, 1)])
+    await write_batch(own, [LeaseDue(NOW, LEASE, 1), Defer(new_order(1000).id, LEASE)])
     await write_batch(own, [Place(new_order(1001, request=1000), LEASE)])
     statements: list[str] = []
     own.add_query_logger(lambda query: statements.append(query.query))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -38,7 +38,7 @@ class Ear:
         self.changed: list[UUID] = []
         self.gaps = 0
 
-    def on_change(self, order_ids: Sequence[UUID]) -> None:
+    def on_change(self, order_ids: Iterable[UUID]) -> None:
         self.changed += order_ids
 
     def on_gap(self) -> None:
@@ -78,9 +78,9 @@ async def test_large_batches_are_heard_whole(dialect: PostgresDialect) -> None:
     orders = [new_order(number) for number in range(600)]
     async with listening(dialect) as ear:
         await dialect.write([Place(order, LEASE) for order in orders])
-        await until(lambda: len(ear.changed) == 600)
+        await until(lambda: len(ear.changed) == 600, timeout_s=30)
         await dialect.write([Save(order.paid(NOW), None) for order in orders])
-        await until(lambda: len(ear.changed) == 1200)
+        await until(lambda: len(ear.changed) == 1200, timeout_s=30)
         assert sorted(ear.changed) == sorted([order.id for order in orders] * 2)
 
 

@@ -57,6 +57,9 @@ def around_attempts(channel: ChannelRecords) -> Sequence[grpc.aio.ClientIntercep
     ]
 
 
+_FIRST = AttemptOrigin()
+
+
 class _During:
     """Makes a record's span the current one; what is raised ends the record."""
 
@@ -83,15 +86,25 @@ class _During:
 class _DuringCall(_During):
     """Besides, makes the record known to the attempts and to the listener."""
 
-    __slots__ = ()
+    __slots__ = ("_next_attempt", "_outer")
 
     _record: CallRecord
 
     def __enter__(self) -> Any:
-        # For the rest of the call's own task: there is nothing to restore at its end.
-        call_under_way.set(self._record)
-        next_attempt.set(AttemptOrigin())
+        self._outer = call_under_way.set(self._record)
+        self._next_attempt = next_attempt.set(_FIRST)
         return super().__enter__()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        super().__exit__(exc_type, error, traceback)
+        # A call that is only awaited has no task of its own.
+        next_attempt.reset(self._next_attempt)
+        call_under_way.reset(self._outer)
 
 
 class _Calls:

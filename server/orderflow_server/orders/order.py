@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -156,23 +155,29 @@ class Order:
     def _become(self, state: OrderState, now: datetime, decline_reason: str = "") -> Order:
         if state not in TRANSITIONS[self.state]:
             raise IllegalTransition(self.id, self.state, state)
-        return dataclasses.replace(
-            self,
-            state=state,
-            version=self.version + 1,
-            decline_reason=decline_reason,
-            # A clock that was set back must not make an order younger than it was.
-            update_time=max(now, self.update_time),
-        )
+        # A clock that was set back must not make an order younger than it was.
+        return self._at(state, self.version + 1, decline_reason, max(now, self.update_time))
 
     def at(self, change: OrderChange) -> Order:
         """This order as it was, or will be, after `change`."""
-        return dataclasses.replace(
-            self,
-            state=change.state,
-            version=change.version,
-            decline_reason=change.decline_reason,
-            update_time=change.time,
+        return self._at(change.state, change.version, change.decline_reason, change.time)
+
+    def _at(self, state: OrderState, version: int, decline_reason: str, time: datetime) -> Order:
+        # Written out: every order is paid, and `dataclasses.replace` takes half as long again.
+        return Order(
+            id=self.id,
+            request_id=self.request_id,
+            customer_id=self.customer_id,
+            items=self.items,
+            total=self.total,
+            payment_token=self.payment_token,
+            content_hash=self.content_hash,
+            state=state,
+            version=version,
+            decline_reason=decline_reason,
+            create_time=self.create_time,
+            update_time=time,
+            traceparent=self.traceparent,
         )
 
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from uuid import UUID
 
 from orderflow_client.resilience import deadline
@@ -122,11 +123,10 @@ class Settlement:
         attempt = self._running.get(key)
         if attempt is None:
             attempt = asyncio.create_task(
-                self._attempt(order, attempts, budget_s - self._reserve_s),
-                name=f"settle {order.id}",
+                self._attempt(order, attempts, budget_s - self._reserve_s)
             )
             self._running[key] = attempt
-            attempt.add_done_callback(lambda task: self._ended(key, task))
+            attempt.add_done_callback(partial(self._ended, key))
         done, _ = await asyncio.wait({attempt}, timeout=budget_s)
         # Cancelled: the process is going away, and the order's lease brings it back elsewhere.
         return attempt.result() if done and not attempt.cancelled() else order

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -17,6 +17,8 @@ from orderflow_server.rpc import page_token
 from orderflow_server.rpc.status import InvalidRequest, Violation
 
 DEFAULT_PAGE_SIZE = 50
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SECONDS_PER_DAY = 86_400
 _LAST_TIME = datetime.max.replace(tzinfo=UTC)
 
 _STATE_TO_MESSAGE: Mapping[OrderState, order_pb2.OrderState.ValueType] = {
@@ -54,24 +56,32 @@ def query_from(request: pb.ListOrdersRequest) -> OrderQuery:
     )
 
 
-def order_message(order: Order) -> order_pb2.Order:
-    """Everything a caller may see: not the payment token."""
+def order_message(
+    order: Order, items: Iterable[order_pb2.OrderItem] | None = None
+) -> order_pb2.Order:
+    """Everything a caller may see: not the payment token.
+
+    Args:
+        order: The domain's.
+        items: The order's, for who has them as messages: making them is a third of the work.
+    """
     return order_pb2.Order(
         id=str(order.id),
         customer_id=order.customer_id,
         state=_STATE_TO_MESSAGE[order.state],
-        items=[
-            order_pb2.OrderItem(
-                sku=item.sku, quantity=item.quantity, unit_price=_money_message(item.unit_price)
-            )
-            for item in order.items
-        ],
+        items=map(_item_message, order.items) if items is None else items,
         total=_money_message(order.total),
         version=order.version,
         create_time=_timestamp(order.create_time),
         update_time=_timestamp(order.update_time),
         decline_reason=order.decline_reason,
         request_id=str(order.request_id),
+    )
+
+
+def _item_message(item: OrderItem) -> order_pb2.OrderItem:
+    return order_pb2.OrderItem(
+        sku=item.sku, quantity=item.quantity, unit_price=_money_message(item.unit_price)
     )
 
 
@@ -84,9 +94,11 @@ def _money_message(money: Money) -> MoneyMessage:
 
 
 def _timestamp(time: datetime) -> Timestamp:
-    message = Timestamp()
-    message.FromDatetime(time)
-    return message
+    # protobuf's own FromDatetime takes three times as long.
+    since = time - _EPOCH
+    return Timestamp(
+        seconds=since.days * _SECONDS_PER_DAY + since.seconds, nanos=since.microseconds * 1000
+    )
 
 
 def _time_from(request: pb.ListOrdersRequest, field: str) -> datetime | None:

@@ -65,7 +65,8 @@ class OrderServicer(rpc.OrderServiceServicer):
             raise OtherCustomer
         draft = convert.draft_from(request)
         order = await self._place_order(draft, budget_s=self._budget_s())
-        return pb.CreateOrderResponse(order=convert.order_message(order))
+        # They are the order's: one with others would have been refused.
+        return pb.CreateOrderResponse(order=convert.order_message(order, request.items))
 
     async def GetOrder(self, request: pb.GetOrderRequest, context: Context) -> pb.GetOrderResponse:
         del context

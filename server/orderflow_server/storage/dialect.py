@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID
@@ -67,7 +67,7 @@ class Dialect(Protocol):
     async def ping(self) -> None: ...
 
     async def listen(
-        self, on_change: Callable[[Sequence[UUID]], None], on_gap: Callable[[], None]
+        self, on_change: Callable[[Iterable[UUID]], None], on_gap: Callable[[], None]
     ) -> None:
         """Tells of orders that any process changed, until it is cancelled; never raises.
 

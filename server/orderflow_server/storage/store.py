@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
@@ -92,7 +92,7 @@ class EngineOrderStore:
         await self._engine.submit(MarkPublished(sequences))
 
     async def listen(
-        self, on_change: Callable[[Sequence[UUID]], None], on_gap: Callable[[], None]
+        self, on_change: Callable[[Iterable[UUID]], None], on_gap: Callable[[], None]
     ) -> None:
         """Tells of orders that any process changed; see `Dialect.listen`."""
         await self._dialect.listen(on_change, on_gap)

@@ -51,7 +51,9 @@ PATIENT = BreakerOptions(minimum_attempts=1_000_000)
 
 @asynccontextmanager
 async def adapter(target: str) -> AsyncIterator[PaymentGateway]:
-    async with open_channel(target, contract=CONTRACT, breaker=PATIENT) as channel:
+    async with open_channel(
+        target, contract=CONTRACT, breaker=PATIENT, only_awaited=True
+    ) as channel:
         yield GrpcPaymentGateway(channel)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import UUID
 
@@ -98,7 +98,7 @@ class PostgresDialect:
         await self._read(reads.ping)
 
     async def listen(
-        self, on_change: Callable[[Sequence[UUID]], None], on_gap: Callable[[], None]
+        self, on_change: Callable[[Iterable[UUID]], None], on_gap: Callable[[], None]
     ) -> None:
         await listen(self._connector.connect, on_change, on_gap)
 

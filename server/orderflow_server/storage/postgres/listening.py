@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 from uuid import UUID
 
@@ -24,7 +24,7 @@ _MAX_REST_S = 2.0
 
 async def listen(
     connect: Callable[[], Awaitable[asyncpg.Connection]],
-    on_change: Callable[[Sequence[UUID]], None],
+    on_change: Callable[[Iterable[UUID]], None],
     on_gap: Callable[[], None],
 ) -> None:
     """Tells of changed orders until it is cancelled; connects again as often as it must.

@@ -5,7 +5,7 @@ A notice leaves with the commit of what it tells of, and is lost where nobody li
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from uuid import UUID
 
@@ -13,7 +13,7 @@ CHANNEL = "orderflow_changes"
 
 _IDS_PER_NOTICE = 240
 """Of 32 digits each: PostgreSQL allows fewer than 8000 bytes."""
-_DIGITS = 32
+_BYTES = 16
 
 
 def notices(order_ids: Iterable[UUID]) -> list[str]:
@@ -25,10 +25,15 @@ def notices(order_ids: Iterable[UUID]) -> list[str]:
     return texts
 
 
-def order_ids_in(notice: str) -> list[UUID]:
-    """The orders that a notice tells of.
+def order_ids_in(notice: str) -> Iterator[UUID]:
+    """The orders that a notice tells of, each of them made when it is asked for.
+
+    Most notices are this process's own, of orders that nobody watches.
 
     Raises:
-        ValueError: It is not one of ours.
+        ValueError: It is not one of ours; raised at once.
     """
-    return [UUID(notice[at : at + _DIGITS]) for at in range(0, len(notice), _DIGITS)]
+    digits = bytes.fromhex(notice)
+    if len(digits) % _BYTES:
+        raise ValueError(f"not ids of {_BYTES} bytes each: {len(digits)} bytes")
+    return (UUID(bytes=digits[at : at + _BYTES]) for at in range(0, len(digits), _BYTES))

@@ -1,5 +1,7 @@
 """The statements that write. Each is over any number of rows, which come as one array a column.
 
+The two that every order needs take theirs as one JSON document (`documents`).
+
 What has to be locked is locked in the order of its key, in a part of the statement that is
 materialized: a join would lock in whatever order suits it.
 """
@@ -14,14 +16,11 @@ _NOTIFY = f"(SELECT count(pg_notify('{CHANNEL}', notice)) FROM unnest({{}}::text
 
 PLACE = f"""
 WITH new AS MATERIALIZED (
-    SELECT * FROM unnest(
-        $1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::int[], $7::text[],
-        $8::bytea[], $9::text[], $10::bigint[], $11::text[], $12::timestamptz[],
-        $13::timestamptz[], $14::timestamptz[], $15::text[]
-    ) AS new (
-        id, request_id, customer_id, currency_code, total_units, total_nanos, payment_token,
-        content_hash, state, version, decline_reason, create_time, update_time, lease_until,
-        traceparent
+    SELECT * FROM json_to_recordset($1::json) AS new (
+        id uuid, request_id uuid, customer_id text, currency_code text, total_units bigint,
+        total_nanos int, payment_token text, content_hash bytea, state text, version bigint,
+        decline_reason text, create_time timestamptz, update_time timestamptz,
+        lease_until timestamptz, traceparent text, items json
     )
 ), placed AS (
     INSERT INTO orders (
@@ -29,20 +28,22 @@ WITH new AS MATERIALIZED (
         content_hash, state, version, decline_reason, create_time, update_time, lease_until,
         traceparent
     )
-    SELECT * FROM new
+    SELECT id, request_id, customer_id, currency_code, total_units, total_nanos, payment_token,
+        content_hash, state, version, decline_reason, create_time, update_time, lease_until,
+        traceparent
+    FROM new
     ON CONFLICT (request_id) DO NOTHING
     RETURNING id
 ), items AS (
     INSERT INTO order_items (order_id, position, sku, quantity, price_units, price_nanos)
-    SELECT item.* FROM unnest(
-        $16::uuid[], $17::int[], $18::text[], $19::int[], $20::bigint[], $21::int[]
-    ) AS item (order_id, position, sku, quantity, price_units, price_nanos)
-    JOIN placed ON placed.id = item.order_id
+    SELECT new.id, item.* FROM new JOIN placed USING (id), json_to_recordset(new.items) AS item (
+        position int, sku text, quantity int, price_units bigint, price_nanos int
+    )
 ), events AS (
     INSERT INTO events (order_id, version, state, decline_reason, time)
     SELECT id, version, state, decline_reason, update_time FROM new JOIN placed USING (id)
 )
-SELECT ARRAY(SELECT id FROM placed), {_NOTIFY.format("$22")}
+SELECT ARRAY(SELECT id FROM placed), {_NOTIFY.format("$2")}
 """  # noqa: S608 - see above
 """Results in the ids of those whose request id was new. The request ids come in order."""
 
@@ -54,11 +55,12 @@ LOCK = "SELECT FROM orders WHERE id = ANY($1::uuid[]) ORDER BY id FOR NO KEY UPD
 
 SAVE = f"""
 WITH new AS MATERIALIZED (
-    SELECT * FROM unnest(
-        $1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::timestamptz[], $6::timestamptz[]
-    ) AS new (id, state, version, decline_reason, update_time, lease_until)
+    SELECT * FROM json_to_recordset($1::json) AS new (
+        id uuid, state text, version bigint, decline_reason text, update_time timestamptz,
+        lease_until timestamptz
+    )
 ), locked AS MATERIALIZED (
-    SELECT id, version FROM orders WHERE id = ANY($1::uuid[]) ORDER BY id FOR NO KEY UPDATE
+    SELECT id, version FROM orders WHERE id = ANY($2::uuid[]) ORDER BY id FOR NO KEY UPDATE
 ), saved AS (
     UPDATE orders AS o SET
         state = new.state, version = new.version, decline_reason = new.decline_reason,
@@ -71,7 +73,7 @@ WITH new AS MATERIALIZED (
     INSERT INTO events (order_id, version, state, decline_reason, time)
     SELECT id, version, state, decline_reason, update_time FROM new JOIN saved USING (id)
 )
-SELECT ARRAY(SELECT (id, version) FROM locked), {_NOTIFY.format("$7")}
+SELECT ARRAY(SELECT (id, version) FROM locked), {_NOTIFY.format("$3")}
 """  # noqa: S608 - see above
 """Results in the versions that were found. Each order comes once."""
 

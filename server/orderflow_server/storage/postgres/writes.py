@@ -30,8 +30,9 @@ from orderflow_server.storage.commands import (
 )
 from orderflow_server.storage.dialect import Written
 from orderflow_server.storage.postgres import statements as sql
+from orderflow_server.storage.postgres.documents import new_orders, next_versions
 from orderflow_server.storage.postgres.notices import notices
-from orderflow_server.storage.postgres.rows import order_from, text
+from orderflow_server.storage.postgres.rows import order_from
 
 C = TypeVar("C", bound=Command[Any])
 Connection = asyncpg.Connection
@@ -88,35 +89,8 @@ async def _place(
         first.setdefault(command.order.request_id, command)
     new = [first[request_id] for request_id in sorted(first)]
     orders = [command.order for command in new]
-    items = [
-        (order.id, position, item) for order in orders for position, item in enumerate(order.items)
-    ]
     placed = set(
-        await connection.fetchval(
-            sql.PLACE,
-            [order.id for order in orders],
-            [order.request_id for order in orders],
-            [order.customer_id for order in orders],
-            [order.total.currency_code for order in orders],
-            [order.total.units for order in orders],
-            [order.total.nanos for order in orders],
-            [order.payment_token for order in orders],
-            [order.content_hash for order in orders],
-            [order.state.value for order in orders],
-            [order.version for order in orders],
-            [text(order.decline_reason) for order in orders],
-            [order.create_time for order in orders],
-            [order.update_time for order in orders],
-            [command.lease_until for command in new],
-            [order.traceparent for order in orders],
-            [order_id for order_id, _, _ in items],
-            [position for _, position, _ in items],
-            [item.sku for _, _, item in items],
-            [item.quantity for _, _, item in items],
-            [item.unit_price.units for _, _, item in items],
-            [item.unit_price.nanos for _, _, item in items],
-            notices(order.id for order in orders),
-        )
+        await connection.fetchval(sql.PLACE, new_orders(new), notices(order.id for order in orders))
     )
     added = [order for order in orders if order.id in placed]
     changed += added
@@ -148,17 +122,9 @@ async def _save(
     outcomes: list[object],
     changed: list[Order],
 ) -> None:
-    orders = [command.order for _, command in saves]
-    found = await connection.fetchval(
-        sql.SAVE,
-        [order.id for order in orders],
-        [order.state.value for order in orders],
-        [order.version for order in orders],
-        [text(order.decline_reason) for order in orders],
-        [order.update_time for order in orders],
-        [command.lease_until for _, command in saves],
-        notices(order.id for order in orders),
-    )
+    ids = [command.order.id for _, command in saves]
+    document = next_versions(command for _, command in saves)
+    found = await connection.fetchval(sql.SAVE, document, ids, notices(ids))
     versions = dict(found)
     for index, command in saves:
         order = command.order
