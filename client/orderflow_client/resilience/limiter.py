@@ -223,15 +223,18 @@ class Limiter:
         """A place; None when there is none without waiting."""
         # Where there is one nobody waits: each release has handed on what places there were.
         limit = self._limit.current
-        if self._in_flight >= limit:
+        in_flight = self._in_flight
+        if in_flight >= limit:
             return None
         if (
-            self._in_flight >= limit * _OPEN_TO_ALL
+            in_flight >= limit * _OPEN_TO_ALL
             and criticality is not Criticality.CRITICAL
             and self._refusing()
         ):
             return None
-        return self._admit()
+        # As `_admit` does, which takes a fifth longer by being called.
+        self._in_flight = in_flight + 1
+        return LimiterPermit(self, self._clock())
 
     def observe_lag(self, lag_s: float) -> None:
         """The event loop ran something this much later than it should have."""

@@ -178,27 +178,15 @@ class AdaptiveLimit:
         self._lag_s = max(self._lag_s, lag_s)
 
     def observe(self, latency_s: float, *, in_flight: int, completion: Completion) -> None:
-        if completion is _SERVED:
-            self._sample(latency_s, in_flight)
-        elif completion is Completion.DROPPED:
-            self._drop()
-
-    def _drop(self) -> None:
+        if completion is not _SERVED:
+            if completion is Completion.DROPPED:
+                self._drop()
+            return
         now_s = self._clock()
-        if self._resume_at is not None or now_s - self._dropped_at_s < self._options.window_s:
-            return  # While probing it is low already.
-        self._dropped_at_s = now_s
-        self._set(self._limit * _DROP_FACTOR)
-
-    def _sample(self, latency_s: float, in_flight: int) -> None:
-        now_s = self._clock()
-        if self._draining:
-            if in_flight > self._limit:
-                return
-            self._draining = False
-            self._begin()
-        if self._resume_at is not None and now_s - latency_s < self._began_at_s:
-            return  # Admitted before the probe: it tells of the queue that was.
+        if (self._draining or self._resume_at is not None) and not self._counts_while_probing(
+            latency_s, in_flight, now_s
+        ):
+            return
         self._samples += 1
         self._sum_s += latency_s
         if in_flight > self._busiest:
@@ -209,6 +197,22 @@ class AdaptiveLimit:
         ):
             self._measured(self._sum_s / self._samples, now_s)
             self._begin()
+
+    def _drop(self) -> None:
+        now_s = self._clock()
+        if self._resume_at is not None or now_s - self._dropped_at_s < self._options.window_s:
+            return  # While probing it is low already.
+        self._dropped_at_s = now_s
+        self._set(self._limit * _DROP_FACTOR)
+
+    def _counts_while_probing(self, latency_s: float, in_flight: int, now_s: float) -> bool:
+        if self._draining:
+            if in_flight > self._limit:
+                return False
+            self._draining = False
+            self._begin()
+        # Admitted before the probe: it tells of the queue that was.
+        return self._resume_at is None or now_s - latency_s >= self._began_at_s
 
     def _begin(self) -> None:
         self._began_at_s = self._clock()

@@ -25,10 +25,11 @@ class SlidingCount:
         self._total = 0
         self._total_marked = 0
         self._tick = self._now()
+        self._ends_s = (self._tick + 1) * self._bucket_s
 
     def add(self, *, marked: bool = False) -> None:
         # Not by `_advance`, which most of the many additions need not do.
-        if int(self._clock() // self._bucket_s) != self._tick:
+        if self._clock() >= self._ends_s:
             self._advance()
         place = self._tick % len(self._all)
         self._all[place] += 1
@@ -64,3 +65,4 @@ class SlidingCount:
                 self._total_marked -= self._marked[place]
                 self._all[place] = self._marked[place] = 0
         self._tick = now
+        self._ends_s = (now + 1) * self._bucket_s

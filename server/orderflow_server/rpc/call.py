@@ -93,19 +93,22 @@ class ServerCall:
         method: Method,
         context: grpc.aio.ServicerContext[Any, Any],
         request: Any = None,
+        metadata: Metadata | None = None,
     ) -> None:
         self.method = method
         self.request = request
         self.context = context
         self.started_s = time.perf_counter()
         # Read once: gRPC makes it anew each time.
-        self.metadata: Metadata = context.invocation_metadata() or ()
+        self.metadata: Metadata = (
+            context.invocation_metadata() or () if metadata is None else metadata
+        )
         self.request_id = _request_id(self.metadata)
         self.span = INVALID_SPAN_CONTEXT
         self.kept = False
         # None without a deadline; the stub does not know.
         remaining_s: float | None = context.time_remaining()
-        self.deadline = None if remaining_s is None else Deadline.after(remaining_s)
+        self.deadline = None if remaining_s is None else Deadline(time.monotonic() + remaining_s)
         self.code = OK
         self.failed = False
         self.principal = NOBODY
@@ -188,4 +191,4 @@ def _request_id(metadata: Metadata) -> str:
         ):
             return value
     # Not a UUID, which takes ten times as long: it need only differ from the others in a log.
-    return random.randbytes(16).hex()
+    return random.getrandbits(128).to_bytes(16, "big").hex()

@@ -27,18 +27,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextvars import ContextVar
 from typing import Any, cast
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from orderflow_server.rpc.call import UNKNOWN_METHOD, Method, ServerCall, status_set
+from orderflow_server.rpc.call import UNKNOWN_METHOD, Metadata, Method, ServerCall, status_set
 from orderflow_server.rpc.kinds import Context, Handler, behavior_of, rebuilt
 
 Operation = Callable[[ServerCall], Awaitable[Any]]
 Interceptor = Callable[[ServerCall, Operation], Awaitable[Any]]
 """Runs an operation for a call, once or more often, and returns its result. It may replace an
 error by another, but not keep it to itself."""
+
+
+_sent: ContextVar[Metadata | None] = ContextVar("orderflow_sent_metadata", default=None)
+"""The metadata that came with the call under way, which gRPC has made for whoever is asked for its
+handler. To have it made again takes four times as long as to remember it."""
 
 
 class MalformedRequest(Exception):
@@ -75,6 +81,8 @@ class ServerChain(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
+        # The handler will run in the same task.
+        _sent.set(handler_call_details.invocation_metadata)
         # Asked for every call: an interceptor further in may make a handler of its own for each.
         handler = await continuation(handler_call_details)
         if handler is None:
@@ -108,7 +116,7 @@ class ServerChain(grpc.aio.ServerInterceptor):
             proceed = _around(interceptor, proceed)
 
         async def behavior(request: Any, context: Context) -> Any:
-            call = ServerCall(method, context, request)
+            call = ServerCall(method, context, request, _sent.get())
             # The RPC's own; there is always one.
             task = cast("asyncio.Task[Any]", asyncio.current_task())
             self._calls.add(task)

@@ -21,6 +21,7 @@ from opentelemetry.sdk.trace.sampling import Sampler, TraceIdRatioBased
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, TraceFlags, Tracer
 
 _RANDOM = TraceFlags(TraceFlags.RANDOM_TRACE_ID)
+_LOWER_HALF = TraceIdRatioBased.TRACE_ID_LIMIT
 
 _PARENT_BASED = re.compile(
     r"ParentBased\{root:(?:(?P<on>AlwaysOnSampler)|(?P<off>AlwaysOffSampler)"
@@ -94,15 +95,15 @@ class _FrugalTracer(Tracer):
                 return self._tracer.start_span(name, context, *args, **options)
             trace_id, state = parent.trace_id, parent.trace_state
             flags = TraceFlags(parent.trace_flags & TraceFlags.RANDOM_TRACE_ID)
+            span_id = self._ids.generate_span_id()
         else:
             trace_id = random.getrandbits(128)
-            if trace_id & TraceIdRatioBased.TRACE_ID_LIMIT < self._bound:
+            if trace_id & _LOWER_HALF < self._bound:
                 self._ids.next_trace_id = trace_id
                 return self._tracer.start_span(name, context, *args, **options)
             flags, state = _RANDOM, None
-        return NonRecordingSpan(
-            SpanContext(trace_id, self._ids.generate_span_id(), False, flags, state)
-        )
+            span_id = random.getrandbits(64) or self._ids.generate_span_id()
+        return NonRecordingSpan(SpanContext(trace_id, span_id, False, flags, state))
 
     def start_as_current_span(self, *args: Any, **options: Any) -> AbstractContextManager[Span]:  # type: ignore[override]  # the API's is a decorator too, which nobody uses
         return self._tracer.start_as_current_span(*args, **options)

@@ -12,6 +12,7 @@ from typing import Any, cast
 import structlog
 from structlog.typing import EventDict, Processor
 
+from orderflow_server.telemetry.call_line import CallLine
 from orderflow_server.telemetry.correlation import SPAN, call_names, current_span
 from orderflow_server.telemetry.lines import Lines
 
@@ -26,7 +27,9 @@ _URGENT = logging.ERROR
 _NO_NAMES: Mapping[str, str] = {}
 
 
-def late_lines(least: int, lines: Lines, *, at_once: int) -> type[structlog.BoundLoggerBase]:
+def late_lines(
+    least: int, lines: Lines, *, at_once: int, call_line: CallLine | None
+) -> type[structlog.BoundLoggerBase]:
     """Makes structlog's wrapper class, with a method for each level and `exception`.
 
     Of an event only what the moment knows is noted at once: the time, the call, the span, the
@@ -37,6 +40,7 @@ def late_lines(least: int, lines: Lines, *, at_once: int) -> type[structlog.Boun
         least: The least important level that is written.
         lines: Takes the lines.
         at_once: How many of the configured processors, from the first, are run at once.
+        call_line: The class's `call_line`, which writes the lines of calls. None: it has none.
     """
     methods: dict[str, Callable[..., None]] = {
         name: _method(name, lines, urgent=level >= _URGENT, at_once=at_once)
@@ -49,7 +53,11 @@ def late_lines(least: int, lines: Lines, *, at_once: int) -> type[structlog.Boun
     def exception(self: structlog.BoundLoggerBase, event: str, **fields: Any) -> None:
         error(self, event, **{"exc_info": True, **fields})
 
-    return type("LateLines", (structlog.BoundLoggerBase,), {**methods, "exception": exception})
+    return type(
+        "LateLines",
+        (structlog.BoundLoggerBase,),
+        {**methods, "exception": exception, "call_line": call_line},
+    )
 
 
 def _method(level: str, lines: Lines, *, urgent: bool, at_once: int) -> Callable[..., None]:

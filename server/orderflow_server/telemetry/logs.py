@@ -15,6 +15,7 @@ import orjson
 import structlog
 from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
+from orderflow_server.telemetry.call_line import CallLine
 from orderflow_server.telemetry.correlation import add_ids
 from orderflow_server.telemetry.late_lines import late_lines
 from orderflow_server.telemetry.lines import Lines
@@ -39,16 +40,28 @@ def configure_logs(
     least = logging.getLevelNamesMapping()[level.upper()]
     lines = Lines(sys.stdout)
     finish = finishing(console=console, otlp=otlp)
+    # Its form is JSON, and what gives lines away wants the events.
+    by_hand = not console and otlp is None and least <= logging.INFO
     atexit.register(lines.flush)
     structlog.configure(
         processors=[add_ids, *finish],
         # What gives lines away must do so within their span.
-        wrapper_class=late_lines(least, lines, at_once=0 if otlp is None else len(finish)),
+        wrapper_class=late_lines(
+            least,
+            lines,
+            at_once=0 if otlp is None else len(finish),
+            call_line=CallLine(lines, json_line) if by_hand else None,
+        ),
         logger_factory=lambda *_: lines,
         cache_logger_on_first_use=True,
     )
     take_in_libraries(lines, level=least, finish=finish)
     return lines
+
+
+def json_line(event: EventDict) -> str:
+    """The text of an event that has noted its span, without its secrets."""
+    return _redacted_json_line(None, "info", add_ids(None, "info", event))
 
 
 def finishing(*, console: bool, otlp: Processor | None = None) -> Sequence[Processor]:

@@ -14,6 +14,7 @@ from orderflow_client.resilience.limiter import Overloaded
 from orderflow_server.rpc.call import OK, UNKNOWN_METHOD, ServerCall
 from orderflow_server.rpc.chain import Interceptor, Operation
 from orderflow_server.security.rate_limit import RateLimited
+from orderflow_server.telemetry.call_line import CallLine
 from orderflow_server.telemetry.causes import causes
 from orderflow_server.telemetry.correlation import call_names
 
@@ -47,6 +48,8 @@ def access_log(*, slow_call_s: float, streams: Collection[str] = ()) -> Intercep
     streams = frozenset(streams)
     # Bound once, not looked up again for every line.
     log: BoundLogger = structlog.get_logger("orderflow.rpc").bind()
+    # Of the logs as the service sets them up; None for lines in another form than JSON.
+    call_line: CallLine | None = getattr(log, "call_line", None)
 
     async def write_line(call: ServerCall, proceed: Operation) -> Any:
         # Not taken back at the end: the RPC's context ends with its task. The ids of the trace
@@ -63,14 +66,17 @@ def access_log(*, slow_call_s: float, streams: Collection[str] = ()) -> Intercep
             if not isinstance(call.error, _COUNTED):
                 latency_s = time.perf_counter() - call.started_s
                 slow = latency_s > slow_call_s and call.method.path not in streams
-                _write(log, call, latency_s, slow=slow)
+                # To hundredths; round() takes twice as long.
+                latency_ms = int(latency_s * 1e5) / 100
+                if call.code is OK and not slow and call_line is not None:
+                    call_line(call.request_id, call.method.name, latency_ms, call.span)
+                else:
+                    _write(log, call, latency_ms, slow=slow)
 
     return write_line
 
 
-def _write(log: BoundLogger, call: ServerCall, latency_s: float, *, slow: bool) -> None:
-    # To hundredths; round() takes twice as long.
-    latency_ms = int(latency_s * 1e5) / 100
+def _write(log: BoundLogger, call: ServerCall, latency_ms: float, *, slow: bool) -> None:
     if call.code is OK:
         write = log.warning if slow else log.info
         write("slow call" if slow else "call", code="OK", latency_ms=latency_ms)

@@ -17,6 +17,11 @@ from orderflow_server.rpc.call import ServerCall
 from orderflow_server.rpc.chain import Operation
 
 _NO_TRACE = Context()
+# OpenTelemetry's own name of the span in a context. To put it there by its function takes two
+# copies of the context.
+(_SPAN_KEY,) = trace.set_span_in_context(trace.INVALID_SPAN, _NO_TRACE)
+# To look a member up in its enumeration takes as long as a call.
+_SERVER = SpanKind.SERVER
 
 
 class ServerSpans(OpenTelemetryAioServerInterceptor):
@@ -39,12 +44,10 @@ class ServerSpans(OpenTelemetryAioServerInterceptor):
 
     def __call__(self, call: ServerCall, proceed: Operation) -> Awaitable[Any]:
         begun_in = self._begun_in(call)
-        span: Span = self._tracer.start_span(
-            call.method.full_name, context=begun_in, kind=SpanKind.SERVER
-        )
+        span: Span = self._tracer.start_span(call.method.full_name, begun_in, _SERVER)
         call.span = span.get_span_context()
         # Not taken back at the end: the RPC's context ends with its task.
-        context.attach(trace.set_span_in_context(span, begun_in))
+        context.attach(Context({**begun_in, _SPAN_KEY: span}))
         call.kept = span.is_recording()
         return _recorded(span, call, proceed) if call.kept else proceed(call)
 
