@@ -111,6 +111,8 @@ async def order_app(
         now=_utc_now,
     )
 
+    limits = admission_limits(settings, instruments)
+
     def batch_ended(event: BatchEnded) -> None:
         instruments.batch_ended(event)
         # A relay's own marks and leases change no order.
@@ -126,6 +128,7 @@ async def order_app(
             max_queue=settings.write_queue,
             on_batch=batch_ended,
             origin=kept_span,
+            calls_under_way=lambda: limits.unary.in_flight,
         ) as unguarded,
         gateway_target(settings.gateway) as target,
         open_channel(
@@ -144,7 +147,6 @@ async def order_app(
         gateway = GrpcPaymentGateway(channel)
         settlement = _settlement(settings, store, gateway, instruments)
         worker = _payment_worker(settings, store, settlement, pause, instruments)
-        limits = admission_limits(settings, instruments)
         rpc = make_server(
             settings.address,
             servicer=_servicer(settings, store, gateway, settlement, hub),

@@ -4,12 +4,18 @@ A caller hands over a command and waits for its result; a writer takes all that 
 it as one batch and gives each caller its own result. What arrives meanwhile is the next batch,
 so batches grow with the load and nobody waits for company when there is none.
 
+Where many calls are under way each waits for the CPU, and batches cost much of that: two threads or
+two processes wake each other up for every step. Then a batch begins a while after the one before,
+and is the larger for it. PostgreSQL has the same for commits, by the same names
+(https://www.postgresql.org/docs/current/runtime-config-wal.html#GUC-COMMIT-DELAY).
+
 The write belongs to the writer and not to the caller: a cancelled caller only stops waiting.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -46,15 +52,21 @@ class EngineOptions:
         max_queue: The most commands to wait; beyond that StoreOverloaded.
         max_batch: The most commands in one transaction.
         writers: How many batches may be under way at once.
+        commit_delay_s: While calls are many: how long after one batch the next begins, at least.
+        commit_siblings: How many calls are many.
     """
 
     max_queue: int = 4096
     max_batch: int = 256
     writers: int = 1
+    commit_delay_s: float = 0.01
+    commit_siblings: int = 16
 
     def __post_init__(self) -> None:
         if min(self.max_queue, self.max_batch, self.writers) < 1:
             raise ValueError("max_queue, max_batch and writers must be at least 1")
+        if self.commit_delay_s < 0 or self.commit_siblings < 1:
+            raise ValueError("commit_delay_s must not be negative, commit_siblings at least 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +135,7 @@ class WriteEngine:
         options: EngineOptions,
         on_batch: Callable[[BatchEnded], None] = lambda _: None,
         origin: Callable[[], Any] = lambda: None,
+        calls_under_way: Callable[[], int] = lambda: 0,
     ) -> None:
         """Does nothing until `start`.
 
@@ -132,14 +145,17 @@ class WriteEngine:
             on_batch: Called in the event loop after each transaction.
             origin: Called by the submitting task; says where the command comes from, so that
                 who listens can tell which calls a batch served.
+            calls_under_way: How many calls the process serves, whether they write or not.
         """
         self._write_batch = write
         self._options = options
         self._on_batch = on_batch
         self._origin = origin
+        self._calls_under_way = calls_under_way
         self._queue: deque[_Waiting] = deque()
         self._wake = asyncio.Event()
-        self._closing = False
+        self._closing = asyncio.Event()
+        self._next_batch_s = 0.0
         self._writers: list[asyncio.Task[None]] = []
 
     @property
@@ -163,7 +179,7 @@ class WriteEngine:
             StoreUnavailable: The store failed or is closing.
             CommandFailed: Its data cannot be written.
         """
-        if self._closing:
+        if self._closing.is_set():
             raise StoreUnavailable("the store is closing, nothing was written")
         if len(self._queue) >= self._options.max_queue:
             raise StoreOverloaded(f"{len(self._queue)} writes are waiting already")
@@ -177,7 +193,7 @@ class WriteEngine:
 
         What is not written after `timeout_s` fails with StoreUnavailable.
         """
-        self._closing = True
+        self._closing.set()
         self._wake.set()
         if self._writers:
             _, late = await asyncio.wait(self._writers, timeout=timeout_s)
@@ -192,16 +208,25 @@ class WriteEngine:
         """One writer: batch after batch until the engine is closing and nothing waits."""
         while True:
             while not self._queue:
-                if self._closing:
+                if self._closing.is_set():
                     return
                 self._wake.clear()
                 await self._wake.wait()
+            await self._delay()
             batch = self._take()
             try:
                 await self._write(batch)
             finally:
                 for waiting in batch:  # Only when this task was cancelled is one left.
                     waiting.fail(StoreUnavailable("the store closed during the write"))
+
+    async def _delay(self) -> None:
+        """Returns when a batch may begin."""
+        delay_s = self._next_batch_s - time.monotonic()
+        if delay_s > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay_s):
+                    await self._closing.wait()
 
     def _take(self) -> list[_Waiting]:
         """All that waits and may start, up to a full batch."""
@@ -210,6 +235,8 @@ class WriteEngine:
             waiting = self._queue.popleft()
             if waiting.may_start():
                 batch.append(waiting)
+        if self._calls_under_way() >= self._options.commit_siblings:
+            self._next_batch_s = time.monotonic() + self._options.commit_delay_s
         return batch
 
     async def _write(self, batch: list[_Waiting]) -> None:

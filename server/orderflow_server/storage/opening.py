@@ -25,6 +25,7 @@ def open_store_for(
     max_queue: int = 4096,
     on_batch: Callable[[BatchEnded], None] = lambda _: None,
     origin: Callable[[], Any] = lambda: None,
+    calls_under_way: Callable[[], int] = lambda: 0,
 ) -> AbstractAsyncContextManager[EngineOrderStore]:
     """`open_store` over the database at an address.
 
@@ -37,6 +38,7 @@ def open_store_for(
         ),
         on_batch=on_batch,
         origin=origin,
+        calls_under_way=calls_under_way,
     )
 
 

@@ -112,6 +112,7 @@ async def open_store(
     options: EngineOptions,
     on_batch: Callable[[BatchEnded], None] = lambda _: None,
     origin: Callable[[], Any] = lambda: None,
+    calls_under_way: Callable[[], int] = lambda: 0,
     drain_timeout_s: float = 10.0,
 ) -> AsyncIterator[EngineOrderStore]:
     """A store that is open, and up to date in its schema, until the context ends.
@@ -121,7 +122,13 @@ async def open_store(
     Raises:
         StoreUnavailable: The database cannot be opened.
     """
-    engine = WriteEngine(dialect.write, options=options, on_batch=on_batch, origin=origin)
+    engine = WriteEngine(
+        dialect.write,
+        options=options,
+        on_batch=on_batch,
+        origin=origin,
+        calls_under_way=calls_under_way,
+    )
     try:
         await dialect.open()
         engine.start()
