@@ -62,6 +62,7 @@ from orderflow_server.telemetry.store_spans import kept_span
 log = structlog.get_logger("orderflow.app")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 _FIRST_RETRY_DELAY_S = 0.5
 _MAX_RETRY_DELAY_S = 60.0
 
@@ -337,7 +338,7 @@ def _utc_now() -> datetime:
 
 def _new_order_id(now: datetime) -> UUID:
     """A UUIDv7 whose milliseconds are those of the order's create_time."""
-    microseconds = (now - _EPOCH) // timedelta(microseconds=1)
+    microseconds = (now - _EPOCH) // _MICROSECOND
     return UUID(int=uuid_utils.uuid7(nanoseconds=microseconds * 1000).int)
 
 
