@@ -59,7 +59,7 @@ class AwaitedChannel(grpc.aio.Channel):
         await self._channel.channel_ready()
 
     def unary_unary(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """A coroutine function, of the request and the options that calls have."""
+        """A coroutine function, of the request and the options of calls but `compression`."""
         wire = self._channel.unary_unary(method, *args, **kwargs)
         send: Send = partial(_send, wire)
         for interceptor in reversed(self._interceptors):

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -113,7 +113,8 @@ def open_channel(
             f"the token would go to {target} in plaintext: "
             "give tls, or say allow_insecure_token=True"
         )
-    connect = _connector(target, tls, only_awaited=only_awaited)
+    connect_plainly = _connector(target, tls)
+    connect = _awaited(connect_plainly) if only_awaited else connect_plainly
     budget = RetryBudget()
     seen = None
     if telemetry is not None:
@@ -142,14 +143,13 @@ def open_channel(
     return BalancedChannel(
         lambda innermost: connect([*chain, *innermost], health_service, own),
         connections,
-        regardless=connect([]),
+        # Within the other's interceptors, which are given calls.
+        regardless=connect_plainly([]),
         asked=contract.keys(),
     )
 
 
-def _connector(
-    target: str, tls: ClientTls | None, *, only_awaited: bool
-) -> Callable[..., grpc.aio.Channel]:
+def _connector(target: str, tls: ClientTls | None) -> Callable[..., grpc.aio.Channel]:
     """What makes channels to one target. The files of `tls` are read here, once."""
     options = [
         *_OPTIONS,
@@ -167,10 +167,19 @@ def _connector(
         more: Sequence[tuple[str, int]] = (),
     ) -> grpc.aio.Channel:
         config = ("grpc.service_config", json.dumps(balancing(health_service)))
-        if not only_awaited:
-            return open_one([*options, config, *more], interceptors=chain)
-        unary = [each for each in chain if isinstance(each, grpc.aio.UnaryUnaryClientInterceptor)]
-        streams = [each for each in chain if each not in unary]
-        return AwaitedChannel(open_one([*options, config, *more], interceptors=streams), unary)
+        return open_one([*options, config, *more], interceptors=chain)
 
     return connect
+
+
+def _awaited(connect: Callable[..., grpc.aio.Channel]) -> Callable[..., grpc.aio.Channel]:
+    """The same, but for calls that are only awaited."""
+
+    def connect_awaited(
+        chain: Sequence[grpc.aio.ClientInterceptor], *options: Any
+    ) -> grpc.aio.Channel:
+        unary = [each for each in chain if isinstance(each, grpc.aio.UnaryUnaryClientInterceptor)]
+        streams = [each for each in chain if each not in unary]
+        return AwaitedChannel(connect(streams, *options), unary)
+
+    return connect_awaited

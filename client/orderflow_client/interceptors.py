@@ -53,7 +53,6 @@ class UnaryUnaryPolicies(_Policies, grpc.aio.UnaryUnaryClientInterceptor):
         if method is None:
             return await continuation(client_call_details, request)
         attempts = Attempts(continuation, client_call_details, request)
-        # This runs in the call's own task, so nobody else sees the deadline.
         with deadline.within(method.call_deadline(client_call_details.timeout)):
             try:
                 return await method.attempts.run(attempts.send)

@@ -28,6 +28,9 @@ def add_service(
         servicer: What answers.
         server: Not started yet.
         own_queue: The methods that must not wait behind all others.
+
+    Raises:
+        ValueError: There is no such method.
     """
     add(servicer, _Registrar(server, own_queue))
 
@@ -45,6 +48,9 @@ class _Registrar:
     def add_registered_method_handlers(
         self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
     ) -> None:
+        unknown = set(self._own_queue) - handlers.keys()
+        if unknown:
+            raise ValueError(f"{service} has no method {', '.join(sorted(unknown))}")
         own = {name: handler for name, handler in handlers.items() if name in self._own_queue}
         if own:
             self._server.add_registered_method_handlers(service, own)

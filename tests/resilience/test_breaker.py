@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from resilience.virtual_time import VirtualTime, no_jitter
 
 from orderflow_client.resilience.breaker import (
+    SHORTEST_TOLD_S,
     Breaker,
     BreakerOpen,
     BreakerOptions,
@@ -368,13 +369,14 @@ class TestOfATargetThatRests:
         assert self.open_s(breaker) == pytest.approx(open_s)
 
     @pytest.mark.parametrize("told_s", [0.0, -1.0])
-    def test_a_probe_that_is_told_no_time_may_be_made_again_at_once(
+    def test_a_probe_that_is_told_no_time_waits_a_little_all_the_same(
         self, time: VirtualTime, told_s: float
     ) -> None:
         breaker = opened(time)
         time.now_s += 5
         breaker.acquire().settle(Resting(told_s))
-        assert breaker.state is OPEN
+        assert self.open_s(breaker) == pytest.approx(SHORTEST_TOLD_S)
+        time.now_s += SHORTEST_TOLD_S
         breaker.acquire().succeeded()
         assert breaker.state is CLOSED
 

@@ -470,3 +470,28 @@ def test_an_impossible_policy_cannot_be_made(
 ) -> None:
     with pytest.raises(ValueError, match=complaint):
         HedgePolicy(max_attempts=max_attempts, delay_s=delay_s)
+
+
+@in_virtual_time
+async def test_a_caller_that_is_cancelled_starts_no_other_attempt_while_the_first_cleans_up() -> (
+    None
+):
+    started, cleaned_up = [], []
+
+    async def attempt() -> int:
+        started.append(now_s())
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.2)
+            cleaned_up.append(now_s())
+        return 1
+
+    call = asyncio.create_task(make_hedge(delay_s=0.05).run(attempt))
+    await asyncio.sleep(0.03)
+    call.cancel()
+    with suppress(asyncio.CancelledError):
+        await call
+
+    assert call.cancelled()
+    assert (len(started), len(cleaned_up)) == (1, 1)

@@ -73,3 +73,9 @@ async def test_a_method_that_there_is_not_is_said_to_be_none() -> None:
             await ask(b"")
 
     assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_a_queue_for_a_method_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ValueError, match="has no method check"):
+        async with healthy(["check"]):
+            pass

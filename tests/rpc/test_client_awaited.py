@@ -138,3 +138,19 @@ async def test_streams_are_as_ever(bench: Bench) -> None:
     assert [message.order.id async for message in call] == ["one"]
     assert await call.code() is grpc.StatusCode.OK
     assert bench.service.received[0].metadata["authorization"] == "Bearer t"
+
+
+async def test_over_several_connections_a_call_outside_the_contract_is_made_once() -> None:
+    async with serving() as served:
+        async with open_channel(
+            served.target,
+            contract={},
+            connections=2,
+            telemetry=ClientTelemetry(),
+            only_awaited=True,
+        ) as channel:
+            stub = order_service_pb2_grpc.OrderServiceStub(channel)
+            response = await stub.CreateOrder(CREATE)
+
+        assert response.order.customer_id == "ada"
+        assert len(served.orders.received) == 1

@@ -32,6 +32,9 @@ same outage should not all probe at once."""
 PROBE_RETRY_AFTER_S = 1.0
 """What callers are told while a probe is under way: nobody knows how long it takes."""
 
+SHORTEST_TOLD_S = 0.1
+"""The least that a probe's answer keeps it open: else who is told 0 s would send all it has."""
+
 _BUCKETS = 10
 
 
@@ -272,7 +275,7 @@ class Breaker:
         return period_s * (1 - JITTER + 2 * JITTER * self._random())
 
     def _bounded_s(self, told_s: float) -> float:
-        return min(max(told_s, 0.0), self._options.open_max_s)
+        return min(max(told_s, SHORTEST_TOLD_S), self._options.open_max_s)
 
     def _rejection(self, retry_after_s: float) -> BreakerOpen:
         return BreakerOpen(

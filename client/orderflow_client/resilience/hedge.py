@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from orderflow_client.resilience import deadline
 from orderflow_client.resilience.deadline import MonotonicClock
@@ -95,7 +96,8 @@ class Hedge:
 
         The first attempt runs in the caller's task and context, as it would without a hedge: most
         calls have their answer before another is due, and all that they pay is a timer. Each
-        other attempt is a task, with a copy of the context as it was when the call began.
+        other attempt is a task with a copy of the caller's context: as it was when the call began,
+        or, when the first attempt failed before another was due, as it is then.
 
         Raises:
             Exception: A fatal error, or else the last one, as it was raised.
@@ -115,10 +117,14 @@ class Hedge:
         finally:
             if timer is not None:
                 timer.cancel()
-        if race.overseen is not None:
-            return await race.overseen.failed(failure)
-        self._lost(race, failure)
-        return await self._settle(race)
+        try:
+            if race.overseen is not None:
+                return await race.overseen.failed(failure)
+            self._lost(race, failure)
+            return await self._settle(race)
+        finally:
+            # The error keeps the frames that it passed, and this one would keep the error.
+            del failure
 
     def _watch(self, race: Race[T]) -> asyncio.TimerHandle | None:
         """Has the race begin when the first attempt is slow."""
@@ -126,8 +132,11 @@ class Hedge:
         if delay_s is None:
             return None
         race.due_s = race.began_s + delay_s
-        loop = asyncio.get_running_loop()
-        return loop.call_later(delay_s, lambda: race.oversee(self._settle(race)))
+        return asyncio.get_running_loop().call_later(delay_s, self._begin, race)
+
+    def _begin(self, race: Race[Any]) -> None:
+        if not race.given_up:
+            race.oversee(self._settle(race))
 
     def _delay_s(self) -> float | None:
         delay_s = self._policy.delay_s

@@ -17,6 +17,7 @@ class Race(Generic[T]):
     """The attempts of one call; to be made in the task that makes the first."""
 
     __slots__ = (
+        "_cancellations",
         "_operation",
         "began_s",
         "caller",
@@ -33,6 +34,7 @@ class Race(Generic[T]):
         self._operation = operation
         self.began_s = now_s
         self.caller = asyncio.current_task()
+        self._cancellations = 0 if self.caller is None else self.caller.cancelling()
         self.overseen: FirstAttempt[T] | None = None
         """The first attempt, from when it is not alone any more."""
         self.running: dict[asyncio.Future[T], float] = {}
@@ -45,10 +47,15 @@ class Race(Generic[T]):
         """The failure that it starts for. None: those before are slow."""
         self.last_error: Exception | None = None
 
+    @property
+    def given_up(self) -> bool:
+        """The caller was cancelled since: its first attempt cleans up, and no other is wanted."""
+        return self.caller is not None and self.caller.cancelling() > self._cancellations
+
     def oversee(self, overseer: Coroutine[Any, Any, T]) -> None:
         """Has a task run the race, while the caller's is busy with the first attempt."""
         assert self.caller is not None  # noqa: S101  # for mypy: an operation is awaited in a task
-        self.overseen = FirstAttempt(self.caller)
+        self.overseen = FirstAttempt(self.caller, self._cancellations)
         self.running[self.overseen] = self.began_s
         self.overseen.be_overseen_by(asyncio.create_task(overseer))
 
@@ -86,14 +93,18 @@ class FirstAttempt(asyncio.Future[T]):
     How it ended is for the caller to tell, who waits for the overseer's word then. A cancellation
     is thrown into the attempt and taken back when the attempt has ended, as `asyncio.timeout` does
     it. Whoever else has cancelled the caller is not forgotten over that.
+
+    Args:
+        caller: Makes the attempt.
+        cancellations: How often it had been cancelled when the call began.
     """
 
     _overseer: asyncio.Task[T]
 
-    def __init__(self, caller: asyncio.Task[Any]) -> None:
+    def __init__(self, caller: asyncio.Task[Any], cancellations: int) -> None:
         super().__init__(loop=caller.get_loop())
         self._caller = caller
-        self._cancellations = caller.cancelling()
+        self._cancellations = cancellations
         self._interrupted = False
 
     def be_overseen_by(self, overseer: asyncio.Task[T]) -> None:

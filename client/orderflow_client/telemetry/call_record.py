@@ -34,8 +34,7 @@ from orderflow_client.telemetry.conventions import (
 )
 from orderflow_client.telemetry.ending import Ending, ending_of_call, ending_of_error
 
-# Each call is made in a task of its own, and so are hedged attempts, with copies of its context:
-# none sees what belongs to another.
+# A call has a task of its own, or puts back what it found here: none sees what belongs to another.
 call_under_way: ContextVar[CallRecord | None] = ContextVar("orderflow_call", default=None)
 next_attempt: ContextVar[AttemptOrigin] = ContextVar("orderflow_attempt")
 """Why the next attempt is made; set for as long as a call is."""

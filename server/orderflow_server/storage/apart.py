@@ -33,9 +33,14 @@ async def upgraded_apart(database: DatabaseAddress) -> AsyncIterator[None]:
         yield
         return
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "orderflow_server.storage.migrations"),
-        # Not an argument, which everybody on the machine may read: a URL has a password in it.
-        env={**os.environ, ADDRESS_VARIABLE: str(database.path or database.url)},
+        # Modules come from where this process has its own, not (-P) from the directory it is in.
+        *(sys.executable, "-P", "-m", "orderflow_server.storage.migrations"),
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            # Not an argument, which everybody on the machine may read: a URL has a password in it.
+            ADDRESS_VARIABLE: str(database.path or database.url),
+        },
         stdout=PIPE,
         # Not of the terminal's group: its Ctrl-C is for the server, which ends this one.
         start_new_session=True,
@@ -48,6 +53,6 @@ async def upgraded_apart(database: DatabaseAddress) -> AsyncIterator[None]:
             process.kill()
             await process.wait()
     if process.returncode == UNAVAILABLE:
-        raise StoreUnavailable(said.decode())
+        raise StoreUnavailable(said.decode(errors="replace"))
     if process.returncode != 0:
         raise StoreUnavailable(f"the step of its schema ended with {process.returncode}")

@@ -2,11 +2,11 @@
 
 A caller hands over a command and waits for its result; a writer takes all that waits, writes
 it as one batch and gives each caller its own result. What arrives meanwhile is the next batch,
-so batches grow with the load and nobody waits for company when there is none.
+so batches grow with the load and nobody waits for company where there was none.
 
-Where many calls are under way each waits for the CPU, and batches cost much of that: two threads or
-two processes wake each other up for every step. Then a batch begins a while after the one before,
-and is the larger for it. PostgreSQL has the same for commits, by the same names
+Where many calls are under way each waits for the CPU, and batches cost much of that: two threads
+or two processes wake each other up for every step. Then a batch begins a while after one that was
+of several, and is the larger for it. PostgreSQL has the same for commits, by the same names
 (https://www.postgresql.org/docs/current/runtime-config-wal.html#GUC-COMMIT-DELAY).
 
 The write belongs to the writer and not to the caller: a cancelled caller only stops waiting.
@@ -52,7 +52,8 @@ class EngineOptions:
         max_queue: The most commands to wait; beyond that StoreOverloaded.
         max_batch: The most commands in one transaction.
         writers: How many batches may be under way at once.
-        commit_delay_s: While calls are many: how long after one batch the next begins, at least.
+        commit_delay_s: While calls are many: how long after a batch of several the next begins, at
+            least, unless a full one waits already.
         commit_siblings: How many calls are many.
     """
 
@@ -223,7 +224,7 @@ class WriteEngine:
     async def _delay(self) -> None:
         """Returns when a batch may begin."""
         delay_s = self._next_batch_s - time.monotonic()
-        if delay_s > 0:
+        if delay_s > 0 and len(self._queue) < self._options.max_batch:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay_s):
                     await self._closing.wait()
@@ -235,7 +236,7 @@ class WriteEngine:
             waiting = self._queue.popleft()
             if waiting.may_start():
                 batch.append(waiting)
-        if self._calls_under_way() >= self._options.commit_siblings:
+        if len(batch) > 1 and self._calls_under_way() >= self._options.commit_siblings:
             self._next_batch_s = time.monotonic() + self._options.commit_delay_s
         return batch
 

@@ -30,7 +30,7 @@ def main() -> int:
 
             asyncio.run(upgrade(database))
     except StoreUnavailable as error:
-        sys.stdout.write(str(error))
+        sys.stdout.buffer.write(str(error).encode(errors="replace"))
         return UNAVAILABLE
     return 0
 
