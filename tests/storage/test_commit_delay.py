@@ -59,22 +59,23 @@ async def test_the_first_batch_waits_for_nobody() -> None:
     await engine.close(timeout_s=5)
 
 
+@pytest.mark.parametrize("calls", [15, 16])
+async def test_who_writes_alone_does_not_wait_however_many_read(calls: int) -> None:
+    database = Counting()
+    engine = engine_over(database, calls=calls, delay_s=NEVER_S)
+    for number in range(3):
+        await engine.submit(place(number))
+    await engine.close(timeout_s=5)
+    assert database.batches == [1, 1, 1]
+
+
 async def test_with_few_calls_no_batch_waits() -> None:
     database = Counting()
     engine = engine_over(database, calls=15, delay_s=NEVER_S)
-    for number in range(3):
-        await engine.submit(place(number))
+    await together(engine, 8, 9)
+    await together(engine, 1, 2)
     await engine.close(timeout_s=5)
-    assert database.batches == [1, 1, 1]
-
-
-async def test_who_writes_alone_among_many_calls_does_not_wait() -> None:
-    database = Counting()
-    engine = engine_over(database, calls=16, delay_s=NEVER_S)
-    for number in range(3):
-        await engine.submit(place(number))
-    await engine.close(timeout_s=5)
-    assert database.batches == [1, 1, 1]
+    assert database.batches == [2, 2]
 
 
 async def test_a_full_batch_does_not_wait() -> None:
