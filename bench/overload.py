@@ -8,8 +8,8 @@ load, which is CreateOrder. Two things can be what bounds the capacity:
 - waiting (the default): at most 20 calls at once may wait for the gateway, and the service has CPU
   to spare: to refuse a call costs a fifth of what it costs to serve one.
 - cpu (`--cpu`): orders of 100 items, several milliseconds of the service's CPU each, and room for
-  200. Nothing is checked then: grpc.aio takes one call in each turn of the event loop, and with
-  turns that long the calls wait in gRPC's own queue, where no limiter sees them.
+  200. Nothing is checked then: grpc.aio takes in one call at a time, in five turns of the event
+  loop, and with turns that long the calls wait in gRPC's own queue, where no limiter sees them.
 
 Phases:
 

@@ -58,3 +58,14 @@ async def test_why_the_other_process_failed_is_told(tmp_path: Path) -> None:
     )
     assert (code, output.count("events already exists")) == (1, 1)
     assert "Traceback" not in output
+
+
+async def test_modules_that_lie_where_the_server_is_started_are_not_taken_for_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sqlalchemy.py").write_text("raise SystemExit('not me')")
+    monkeypatch.chdir(tmp_path)
+    address = DatabaseAddress(path=tmp_path / "orders.db")
+    async with upgraded_apart(address):
+        pass
+    assert not await lacks_steps(address)
