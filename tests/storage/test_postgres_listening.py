@@ -25,6 +25,8 @@ from orderflow_server.storage.address import DatabaseAddress
 from orderflow_server.storage.commands import Command, LeaseDue, Place, Save
 from orderflow_server.storage.opening import open_store_for
 from orderflow_server.storage.postgres import PostgresDialect
+from orderflow_server.storage.postgres import listening as listening_module
+from orderflow_server.storage.postgres.listening import listen
 from orderflow_server.storage.postgres.notices import CHANNEL, notices, order_ids_in
 from orderflow_server.storage.store import EngineOrderStore
 
@@ -122,6 +124,30 @@ class Watcher(Ear):
             await asyncio.sleep(0.001)
 
 
+async def test_a_connection_that_is_lost_as_soon_as_it_listens_is_replaced_at_once(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No sign of life is asked for in the time of this test.
+    monkeypatch.setattr(listening_module, "_PROBE_INTERVAL_S", 3600.0)
+    connections: list[asyncpg.Connection] = []
+    gaps = 0
+
+    async def connect() -> asyncpg.Connection:
+        connections.append(await asyncpg.connect(url))
+        return connections[-1]
+
+    def on_gap() -> None:
+        nonlocal gaps
+        gaps += 1
+        if gaps == 1:
+            connections[0].terminate()
+
+    task = asyncio.create_task(listen(connect, lambda _: None, on_gap))
+    await until(lambda: gaps == 2)
+    task.cancel()
+    await asyncio.wait([task])
+
+
 async def insist(write: Callable[[], Awaitable[object]]) -> None:
     """Repeats until it is written."""
     while True:
@@ -167,7 +193,15 @@ async def test_nothing_is_missed_while_the_connection_is_lost_again_and_again(
             urlsplit(url).path.removeprefix("/"),
         )
     await writing
-    await until(lambda: watcher.versions == {order.id: 2 for order in orders})
+
+    def has_seen_all() -> bool:
+        for task in tasks:
+            if task.done():
+                task.result()  # raises why it has ended
+        return watcher.versions == {order.id: 2 for order in orders}
+
+    # All are read again after each gap.
+    await until(has_seen_all, timeout_s=30)
     assert watcher.gaps > 1
     for task in tasks:
         task.cancel()

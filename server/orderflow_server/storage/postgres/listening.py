@@ -68,6 +68,8 @@ async def _until_lost(connection: asyncpg.Connection) -> None:
     """Raises an error of asyncpg or OSError when the connection does not live any more."""
     lost = asyncio.Event()
     connection.add_termination_listener(lambda _: lost.set())
+    if connection.is_closed():  # Before it was listened for.
+        lost.set()
     while True:
         try:
             async with asyncio.timeout(_PROBE_INTERVAL_S):
