@@ -112,6 +112,7 @@ def chain(tracer_provider: TracerProvider) -> ServerChain:
 async def serve(kind: str) -> None:
     async with AsyncExitStack() as stack:
         around: list[grpc.aio.ServerInterceptor] = []
+        inside: ServerChain | None = None
         if kind != "bare":
             exports = await stack.enter_async_context(open_exports(version="bench"))
             if kind == "opentelemetry":
@@ -119,14 +120,15 @@ async def serve(kind: str) -> None:
                 around = [aio_server_interceptor(exports.tracer_provider)]  # type: ignore[no-untyped-call]
             else:
                 configure_logs(level="info", form="json")
-                around = [chain(exports.tracer_provider)]
+                inside = chain(exports.tracer_provider)
+                around = [inside]
         server = grpc.aio.server(interceptors=around)
-        if kind == "chain":
-            add_services(server, NoOp(), HealthService([ORDER_SERVICE]))
-        else:
-            rpc.add_OrderServiceServicer_to_server(NoOp(), server)
         port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
+        if inside is None:
+            rpc.add_OrderServiceServicer_to_server(NoOp(), server)
+            await server.start()
+        else:
+            await add_services(server, NoOp(), HealthService([ORDER_SERVICE]), inside).start()
         # As the service does when it has started, and to the good of all alike.
         leave_alone_what_stays()
         print(port, file=sys.stderr, flush=True)

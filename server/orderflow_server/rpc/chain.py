@@ -33,6 +33,7 @@ from typing import Any, cast
 import grpc
 from google.protobuf.message import DecodeError
 
+from orderflow_server.acceptors import Handlers, Resolver
 from orderflow_server.rpc.call import UNKNOWN_METHOD, Metadata, Method, ServerCall, status_set
 from orderflow_server.rpc.kinds import Context, Handler, behavior_of, rebuilt
 
@@ -87,16 +88,14 @@ class ServerChain(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return self._unknown
-        path = handler_call_details.method
-        known = self._wrapped.get(path)
-        if known is not None and known[0] is handler:
-            return known[1]
-        method = Method.parse(path)
-        if method.service not in self._services:
-            return handler
-        wrapped = self._wrap(method, handler)
-        self._wrapped[path] = handler, wrapped
-        return wrapped
+        return self._around(handler_call_details.method, handler)
+
+    def resolver(self, handlers: Handlers) -> Resolver:
+        """For acceptors: knows the handlers with the chain around them.
+
+        Calls that they accept do not pass through `intercept_service`.
+        """
+        return _Resolver({path: self._around(path, each) for path, each in handlers.items()})
 
     async def finish(self, *, timeout_s: float) -> None:
         """Waits until no handler runs any more; the server's own stop returns before that."""
@@ -108,6 +107,17 @@ class ServerChain(grpc.aio.ServerInterceptor):
     def calls(self) -> int:
         """How many handlers are running."""
         return len(self._calls)
+
+    def _around(self, path: str, handler: Handler) -> Handler:
+        known = self._wrapped.get(path)
+        if known is not None and known[0] is handler:
+            return known[1]
+        method = Method.parse(path)
+        if method.service not in self._services:
+            return handler
+        wrapped = self._wrap(method, handler)
+        self._wrapped[path] = handler, wrapped
+        return wrapped
 
     def _wrap(self, method: Method, handler: Handler) -> Handler:
         """A handler of the same kind, with the interceptors around it."""
@@ -143,6 +153,15 @@ class ServerChain(grpc.aio.ServerInterceptor):
             deserializer=_parser(handler) if handler.request_streaming else None,
             serializer=handler.response_serializer if handler.response_streaming else None,
         )
+
+
+class _Resolver:
+    def __init__(self, wrapped: Handlers) -> None:
+        self._wrapped = wrapped
+
+    def resolve_handler(self, details: grpc.HandlerCallDetails) -> Handler:
+        _sent.set(details.invocation_metadata)
+        return self._wrapped[details.method]
 
 
 def _around(interceptor: Interceptor, inner: Operation) -> Operation:

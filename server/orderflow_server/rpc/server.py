@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 from opentelemetry.trace import Tracer
 
 from orderflow.v1 import order_service_pb2 as pb
@@ -18,7 +18,7 @@ from orderflow_client.contract import contracts
 from orderflow_client.resilience.events import Listener
 from orderflow_client.resilience.limiter import Limiter
 from orderflow_client.telemetry.call_metrics import CallMetrics
-from orderflow_server.accept_queues import add_service
+from orderflow_server.acceptors import Acceptors
 from orderflow_server.rpc.access import roles_by_method
 from orderflow_server.rpc.chain import Interceptor, ServerChain
 from orderflow_server.rpc.connections import CallerLimits, connection_options
@@ -131,27 +131,35 @@ class RpcServer:
 
     server: grpc.aio.Server
     chain: ServerChain
+    acceptors: Acceptors
     health: HealthService
     port: int
 
     async def start(self) -> None:
         # Every call inherits the context that the server was started in: an empty one.
-        await asyncio.create_task(self.server.start(), context=contextvars.Context())
+        await asyncio.create_task(self.acceptors.start(), context=contextvars.Context())
 
 
 def add_services(
-    server: grpc.aio.Server, servicer: rpc.OrderServiceServicer, health: HealthService
-) -> None:
-    """Adds all that the server answers, whatever is put around it."""
-    add_service(rpc.add_OrderServiceServicer_to_server, servicer, server)
-    # Who asks whether the server is well must not wait behind all that makes it unwell.
-    add_service(health_pb2_grpc.add_HealthServicer_to_server, health, server, own_queue=["Check"])
-    reflected = [ORDER_SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME]
-    add_service(
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server,
-        reflection.aio.ReflectionServicer(reflected),
-        server,
+    server: grpc.aio.Server,
+    servicer: rpc.OrderServiceServicer,
+    health: HealthService,
+    chain: ServerChain,
+) -> Acceptors:
+    """Adds all that the server answers.
+
+    Returns:
+        What takes in the orders' calls, and starts the server.
+    """
+    acceptors = Acceptors(server, chain.resolver)
+    acceptors.add(rpc.add_OrderServiceServicer_to_server, servicer)
+    # Who asks whether the server is well does not wait behind all that makes it unwell: every
+    # method has a queue of its own.
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)  # type: ignore[no-untyped-call]
+    reflection.enable_server_reflection(
+        [ORDER_SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME], server
     )
+    return acceptors
 
 
 def make_server(
@@ -192,9 +200,9 @@ def make_server(
             *connection_options(guard.limits, longest_call_s=_LONGEST_CALL_S),
         ],
     )
-    add_services(server, servicer, health)
+    acceptors = add_services(server, servicer, health, chain)
     if guard.credentials is None:
         port = server.add_insecure_port(address)
     else:
         port = server.add_secure_port(address, guard.credentials)
-    return RpcServer(server, chain, health, port)
+    return RpcServer(server, chain, acceptors, health, port)

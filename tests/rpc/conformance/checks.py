@@ -19,20 +19,24 @@ from rpc.conformance.service import (
     DETAILS,
     HUGE,
     LAST,
+    METHOD,
     PATH,
     REQUEST,
     REQUESTS,
+    SERVICE,
     TRAILING,
     Probe,
     Unexpected,
     answer,
     barrier,
     handler,
+    nothing,
 )
 
 from harness import until
+from orderflow_server.acceptors import Acceptors
 from orderflow_server.rpc.call import ServerCall
-from orderflow_server.rpc.chain import Operation
+from orderflow_server.rpc.chain import Operation, ServerChain
 
 DEADLINE_S = 0.08
 LONG_S = 1.0
@@ -96,19 +100,41 @@ async def check(
     interceptors: Sequence[grpc.aio.ServerInterceptor],
     errors: Errors,
     watch: Watch | None,
+    *,
+    accepted_by: ServerChain | None = None,
 ) -> None:
+    """Runs the case.
+
+    Args:
+        interceptors: Of the server.
+        errors: What becomes of an uncaught exception.
+        watch: The outermost of them, where they are ours.
+        accepted_by: The call is taken in by acceptors, which leave the interceptors out, and has
+            this chain around it.
+    """
     case = probe.case
     before = asyncio.all_tasks()
     with recorded_noise() as noise:
         with threads_of_its_own() as threads:
             server = grpc.aio.server(interceptors=interceptors)
-            server.add_generic_rpc_handlers([handler(probe), barrier()])
+            server.add_generic_rpc_handlers([barrier()])
             port = server.add_insecure_port("127.0.0.1:0")
-            await server.start()
+            if accepted_by is None:
+                server.add_registered_method_handlers(SERVICE, {METHOD: handler(probe)})
+                await server.start()
+            else:
+                resolver = accepted_by.resolver({PATH: handler(probe)})
+                acceptors = Acceptors(server, lambda _: resolver)
+                acceptors.add_registered_method_handlers(SERVICE, {METHOD: nothing()})
+                await acceptors.start()
             try:
                 async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
                     # A deadline is for the call alone.
                     await channel.channel_ready()
+                    if accepted_by is not None:
+                        # The server was first to ask for a call, and gets the first.
+                        first: Any = channel.stream_stream(PATH)
+                        assert [each async for each in first(iter(()))] == []
                     outcome = await _called(channel, probe)
                     # What is sent later arrives later: the server knows of a cancellation by now.
                     passing: Any = channel.unary_unary(BARRIER)

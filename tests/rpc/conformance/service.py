@@ -14,7 +14,8 @@ import grpc
 from rpc.conformance.cases import Case, Ending, Kind
 
 SERVICE = "conformance.Conformance"
-PATH = f"/{SERVICE}/Method"
+METHOD = "Method"
+PATH = f"/{SERVICE}/{METHOD}"
 
 BARRIER = "/conformance.Barrier/Pass"
 
@@ -110,7 +111,7 @@ class Probe:
         return self.case.ending in {Ending.DEADLINE, Ending.CANCEL}
 
 
-def handler(probe: Probe) -> grpc.GenericRpcHandler:
+def handler(probe: Probe) -> Any:
     case = probe.case
     if case.kind is Kind.PLAIN:
         make = _plain_generator if case.response_streaming else _plain_function
@@ -118,8 +119,16 @@ def handler(probe: Probe) -> grpc.GenericRpcHandler:
         make = _generator
     else:
         make = _writing if case.response_streaming else _returning
-    method = getattr(grpc, f"{case.arity}_rpc_method_handler")(make(probe), bytes, bytes)
-    return grpc.method_handlers_generic_handler(SERVICE, {"Method": method})
+    return getattr(grpc, f"{case.arity}_rpc_method_handler")(make(probe), bytes, bytes)
+
+
+def nothing() -> Any:
+    """Another handler for the method, which returns."""
+
+    async def handle(_requests: Any, _context: Any) -> None:
+        pass
+
+    return grpc.stream_stream_rpc_method_handler(handle)
 
 
 def barrier() -> grpc.GenericRpcHandler:

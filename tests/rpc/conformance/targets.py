@@ -127,6 +127,7 @@ def targets() -> list[Target]:
         ),
         _chain("deadlines-with-a-limit", lambda: [deadlines({PATH: 5.0})]),
         _chain("the-whole-chain", _ours),
+        _chain("the-whole-chain-accepted", _ours, accepted=True),
         Target("opentelemetry", lambda case: _stock(case, [_opentelemetry()]), OPENTELEMETRY_FAILS),
     ]
 
@@ -158,13 +159,21 @@ def _stock(case: Case, stock: Sequence[grpc.aio.ServerInterceptor]) -> Awaitable
     return check(Probe(case), stock, Errors(mapped=False), None)
 
 
-def _chain(name: str, make: Callable[[], Sequence[Interceptor]]) -> Target:
+def _chain(
+    name: str, make: Callable[[], Sequence[Interceptor]], *, accepted: bool = False
+) -> Target:
     async def run(case: Case) -> None:
         inner = make()
         probe = Probe(case)
         watch = Watch(probe)
         chain = ServerChain([watch, *inner], services=[SERVICE])
-        await check(probe, [chain], Errors(mapped=error_mapping in inner), watch)
+        await check(
+            probe,
+            [] if accepted else [chain],
+            Errors(mapped=error_mapping in inner),
+            watch,
+            accepted_by=chain if accepted else None,
+        )
         assert chain.calls == 0
 
     return Target(name, run)

@@ -13,7 +13,7 @@ from typing import Self
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 
 from orderflow.payments.v1 import (
     payment_gateway_pb2,
@@ -22,7 +22,7 @@ from orderflow.payments.v1 import (
     payment_simulator_pb2_grpc,
 )
 from orderflow_client.channel import KEEPALIVE_TIME_MS
-from orderflow_server.accept_queues import add_service
+from orderflow_server.acceptors import Acceptors
 from orderflow_server.orders.ports import Clock
 from orderflow_server.payments.simulator.faults import FaultInjector, Faults
 from orderflow_server.payments.simulator.ledger import Ledger
@@ -101,29 +101,23 @@ class PaymentSimulator:
             RuntimeError: The address cannot be bound.
         """
         server = grpc.aio.server(options=SERVER_OPTIONS)
-        add_service(
+        acceptors = Acceptors(server)
+        acceptors.add(
             payment_gateway_pb2_grpc.add_PaymentGatewayServicer_to_server,
             PaymentGatewayServicer(self.ledger, self.injector, self._sleep),
-            server,
         )
-        add_service(
-            payment_simulator_pb2_grpc.add_PaymentSimulatorServiceServicer_to_server,
-            PaymentSimulatorServicer(self.ledger, self.injector),
-            server,
+        payment_simulator_pb2_grpc.add_PaymentSimulatorServiceServicer_to_server(
+            PaymentSimulatorServicer(self.ledger, self.injector), server
         )
         health_servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]  # has no types
         await health_servicer.set(GATEWAY_SERVICE, health_pb2.HealthCheckResponse.SERVING)
-        add_service(health_pb2_grpc.add_HealthServicer_to_server, health_servicer, server)
+        health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)  # type: ignore[no-untyped-call]
         services = (GATEWAY_SERVICE, SIMULATOR_SERVICE, health.SERVICE_NAME)
-        add_service(
-            reflection_pb2_grpc.add_ServerReflectionServicer_to_server,
-            reflection.aio.ReflectionServicer((*services, reflection.SERVICE_NAME)),
-            server,
-        )
+        reflection.enable_server_reflection((*services, reflection.SERVICE_NAME), server)
         self._port = server.add_insecure_port(self.target)
         # Every call inherits the context that the server was started in: it gets an empty one,
         # or the starter's deadline and log fields would be in every call.
-        await asyncio.create_task(server.start(), context=contextvars.Context())
+        await asyncio.create_task(acceptors.start(), context=contextvars.Context())
         self._server = server
 
     async def stop(self) -> None:
