@@ -12,10 +12,11 @@ import pytest
 
 from fakes.orders import LEASE, NOW, new_order
 from orderflow_server.orders.errors import (
+    OrderNotFound,
     RequestIdReused,
     VersionConflict,
 )
-from orderflow_server.orders.order import Order, OrderQuery
+from orderflow_server.orders.order import Order, OrderQuery, OrderState
 from orderflow_server.storage.address import DatabaseAddress
 from orderflow_server.storage.commands import Command, Defer, LeaseDue, Park, Place, Save
 from orderflow_server.storage.dialect import PoisonedBatch
@@ -206,6 +207,59 @@ async def test_processes_that_place_the_same_orders_never_lock_each_other_out(
             *(stores[0].save(order.paid(NOW)) for order in orders),
             *(stores[1].save(order.paid(NOW)) for order in reversed(orders)),
         )
+
+
+async def test_processes_that_place_and_save_in_one_batch_never_lock_each_other_out(
+    stores: Stores,
+) -> None:
+    orders = [await place(stores[0], number) for number in range(50)]
+    for turn in range(10):
+        numbers = range(1000 + turn * 50, 1050 + turn * 50)
+        orders = [dataclasses.replace(order, version=order.version + 1) for order in orders]
+        writes: list[Awaitable[object]] = []
+        for store, forth, first in ((stores[0], 1, 0), (stores[1], -1, 100_000)):
+            # Each process makes ids of its own; the request ids are the same.
+            new = [new_order(first + number, request=number) for number in numbers]
+            for order, known in zip(new[::forth], orders[::forth], strict=True):
+                writes.append(store.place(order, lease_until=LEASE))
+                writes.append(store.save(known, lease_until=LEASE))
+        await none_locked_out(*writes)
+
+
+async def test_places_and_saves_in_one_batch_are_told_each_its_own(
+    dialect: PostgresDialect,
+) -> None:
+    await dialect.write([Place(new_order(number), LEASE) for number in (1, 2)])
+    conflicting = dataclasses.replace(new_order(2).paid(NOW), version=5)
+    written = await dialect.write(
+        [
+            Save(new_order(1).paid(NOW), None),
+            Place(new_order(3), LEASE),
+            Place(new_order(11, request=1), LEASE),  # a replay
+            Place(new_order(12, request=2, customer_id="bob"), LEASE),
+            Save(conflicting, None),
+            Save(new_order(9).paid(NOW), None),  # never placed
+            Place(new_order(13, request=3), LEASE),  # a replay within the batch
+        ]
+    )
+    assert [type(outcome) for outcome in written.outcomes] == [
+        *(type(None), Order, Order, RequestIdReused, VersionConflict, OrderNotFound, Order)
+    ]
+    assert written.outcomes[1] == written.outcomes[6] == new_order(3)
+    replayed = written.outcomes[2]
+    assert isinstance(replayed, Order)
+    assert (replayed.id, replayed.state) == (new_order(1).id, OrderState.PAID), "as it was saved"
+    assert {order.id for order in written.changed} == {new_order(1).id, new_order(3).id}
+    events = [(event.order.id, event.order.version) for event in await dialect.unpublished(10)]
+    assert set(events[2:]) == {(new_order(3).id, 1), (new_order(1).id, 2)}
+    assert len(events) == 4
+
+
+async def test_an_order_is_placed_and_saved_in_one_batch(dialect: PostgresDialect) -> None:
+    order = new_order(1)
+    written = await dialect.write([Place(order, LEASE), Save(order.paid(NOW), None)])
+    assert written.outcomes == [order, None]
+    assert await dialect.get(order.id) == order.paid(NOW)
 
 
 async def test_processes_that_take_and_mark_the_same_never_lock_each_other_out(

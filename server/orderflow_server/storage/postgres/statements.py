@@ -14,8 +14,8 @@ from orderflow_server.storage.postgres.rows import ORDER_COLUMNS
 # S608 below: what is put together are constants of this package; values are parameters.
 _NOTIFY = f"(SELECT count(pg_notify('{CHANNEL}', notice)) FROM unnest({{}}::text[]) AS notice)"  # noqa: S608 - see above
 
-PLACE = f"""
-WITH new AS MATERIALIZED (
+_PLACING = """
+new AS MATERIALIZED (
     SELECT * FROM json_to_recordset($1::json) AS new (
         id uuid, request_id uuid, customer_id text, currency_code text, total_units bigint,
         total_nanos int, payment_token text, content_hash bytea, state text, version bigint,
@@ -39,12 +39,13 @@ WITH new AS MATERIALIZED (
     SELECT new.id, item.* FROM new JOIN placed USING (id), json_to_recordset(new.items) AS item (
         position int, sku text, quantity int, price_units bigint, price_nanos int
     )
-), events AS (
+), placed_events AS (
     INSERT INTO events (order_id, version, state, decline_reason, time)
     SELECT id, version, state, decline_reason, update_time FROM new JOIN placed USING (id)
 )
-SELECT ARRAY(SELECT id FROM placed), {_NOTIFY.format("$2")}
-"""  # noqa: S608 - see above
+"""
+_PLACED = "ARRAY(SELECT id FROM placed)"
+PLACE = f"WITH {_PLACING} SELECT {_PLACED}, {_NOTIFY.format('$2')}"
 """Results in the ids of those whose request id was new. The request ids come in order."""
 
 PLACED = f"""
@@ -53,29 +54,41 @@ SELECT {ORDER_COLUMNS} FROM orders AS o WHERE o.request_id = ANY($1::uuid[])
 
 LOCK = "SELECT FROM orders WHERE id = ANY($1::uuid[]) ORDER BY id FOR NO KEY UPDATE"
 
-SAVE = f"""
-WITH new AS MATERIALIZED (
-    SELECT * FROM json_to_recordset($1::json) AS new (
+_SAVING = """
+next AS MATERIALIZED (
+    SELECT * FROM json_to_recordset({document}::json) AS next (
         id uuid, state text, version bigint, decline_reason text, update_time timestamptz,
         lease_until timestamptz
     )
 ), locked AS MATERIALIZED (
-    SELECT id, version FROM orders WHERE id = ANY($2::uuid[]) ORDER BY id FOR NO KEY UPDATE
+    SELECT id, version FROM orders WHERE id = ANY({ids}::uuid[]) AND {when}
+    ORDER BY id FOR NO KEY UPDATE
 ), saved AS (
     UPDATE orders AS o SET
-        state = new.state, version = new.version, decline_reason = new.decline_reason,
-        update_time = new.update_time, lease_until = new.lease_until, lease_attempts = 0,
+        state = next.state, version = next.version, decline_reason = next.decline_reason,
+        update_time = next.update_time, lease_until = next.lease_until, lease_attempts = 0,
         parked_time = NULL
-    FROM locked JOIN new USING (id)
-    WHERE o.id = locked.id AND locked.version = new.version - 1
+    FROM locked JOIN next USING (id)
+    WHERE o.id = locked.id AND locked.version = next.version - 1
     RETURNING o.id
-), events AS (
+), saved_events AS (
     INSERT INTO events (order_id, version, state, decline_reason, time)
-    SELECT id, version, state, decline_reason, update_time FROM new JOIN saved USING (id)
+    SELECT id, version, state, decline_reason, update_time FROM next JOIN saved USING (id)
 )
-SELECT ARRAY(SELECT (id, version) FROM locked), {_NOTIFY.format("$3")}
-"""  # noqa: S608 - see above
+"""
+_LOCKED = "ARRAY(SELECT (id, version) FROM locked)"
+SAVE = f"""
+WITH {_SAVING.format(document="$1", ids="$2", when="true")}
+SELECT {_LOCKED}, {_NOTIFY.format("$3")}
+"""
 """Results in the versions that were found. Each order comes once."""
+
+# What is inserted is inserted before anything is locked: the second asks for the first.
+PLACE_AND_SAVE = f"""
+WITH {_PLACING}, {_SAVING.format(document="$2", ids="$3", when=f"{_PLACED} IS NOT NULL")}
+SELECT {_PLACED}, {_LOCKED}, {_NOTIFY.format("$4")}
+"""
+"""Both at once, of different orders."""
 
 DEFER = """
 UPDATE orders AS o SET lease_until = new.until

@@ -49,6 +49,9 @@ async def write_batch(connection: Connection, batch: Sequence[Command[Any]]) -> 
     saves = list(_rounds(_of(Save, batch)))
     kinds = {type(command) for command in batch}
     # One statement is a transaction by itself, which saves two trips to the server and back.
+    if kinds == {Place, Save} and len(saves) == 1 and not _share_orders(places, saves[0]):
+        await _place_and_save(connection, places, saves[0], outcomes, changed)
+        return Written(outcomes, changed)
     alone = kinds == {Place} or (kinds == {Save} and len(saves) == 1) or len(batch) == 1
     async with contextlib.nullcontext() if alone else connection.transaction():
         if places:
@@ -78,24 +81,69 @@ def _rounds(saves: list[tuple[int, Save]]) -> Iterator[list[tuple[int, Save]]]:
         saves = [each for each in saves if each[0] not in taken]
 
 
+def _share_orders(places: list[tuple[int, Place]], saves: list[tuple[int, Save]]) -> bool:
+    placed = {command.order.id for _, command in places}
+    return any(command.order.id in placed for _, command in saves)
+
+
+async def _place_and_save(
+    connection: Connection,
+    places: list[tuple[int, Place]],
+    saves: list[tuple[int, Save]],
+    outcomes: list[object],
+    changed: list[Order],
+) -> None:
+    new = _once(places)
+    ids = [command.order.id for _, command in saves]
+    [(placed, found, _)] = await connection.fetch(
+        sql.PLACE_AND_SAVE,
+        new_orders(new),
+        next_versions(command for _, command in saves),
+        ids,
+        notices([*(command.order.id for command in new), *ids]),
+    )
+    await _tell_placed(connection, places, new, set(placed), outcomes, changed)
+    _tell_saved(saves, dict(found), outcomes, changed)
+
+
 async def _place(
     connection: Connection,
     places: list[tuple[int, Place]],
     outcomes: list[object],
     changed: list[Order],
 ) -> None:
+    new = _once(places)
+    placed = await connection.fetchval(
+        sql.PLACE, new_orders(new), notices(command.order.id for command in new)
+    )
+    await _tell_placed(connection, places, new, set(placed), outcomes, changed)
+
+
+def _once(places: list[tuple[int, Place]]) -> list[Place]:
+    """The first of each request id, in the order of these."""
     first: dict[UUID, Place] = {}
     for _, command in places:
         first.setdefault(command.order.request_id, command)
-    new = [first[request_id] for request_id in sorted(first)]
-    orders = [command.order for command in new]
-    placed = set(
-        await connection.fetchval(sql.PLACE, new_orders(new), notices(order.id for order in orders))
-    )
-    added = [order for order in orders if order.id in placed]
-    changed += added
-    stored = {order.request_id: order for order in added}
-    missing = [order.request_id for order in orders if order.id not in placed]
+    return [first[request_id] for request_id in sorted(first)]
+
+
+async def _tell_placed(
+    connection: Connection,
+    places: list[tuple[int, Place]],
+    new: list[Place],
+    placed: set[UUID],
+    outcomes: list[object],
+    changed: list[Order],
+) -> None:
+    stored: dict[UUID, Order] = {}
+    missing: list[UUID] = []
+    for command in new:
+        order = command.order
+        if order.id in placed:
+            changed.append(order)
+            stored[order.request_id] = order
+        else:
+            missing.append(order.request_id)
     if missing:
         # Placed before, or meanwhile: who inserts a row that another is inserting waits for that.
         for values in await connection.fetch(sql.PLACED, missing):
@@ -125,7 +173,15 @@ async def _save(
     ids = [command.order.id for _, command in saves]
     document = next_versions(command for _, command in saves)
     found = await connection.fetchval(sql.SAVE, document, ids, notices(ids))
-    versions = dict(found)
+    _tell_saved(saves, dict(found), outcomes, changed)
+
+
+def _tell_saved(
+    saves: list[tuple[int, Save]],
+    versions: dict[UUID, int],
+    outcomes: list[object],
+    changed: list[Order],
+) -> None:
     for index, command in saves:
         order = command.order
         version = versions.get(order.id)
