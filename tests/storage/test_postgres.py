@@ -23,8 +23,13 @@ from orderflow_server.storage.dialect import PoisonedBatch
 from orderflow_server.storage.engine import CommandFailed
 from orderflow_server.storage.opening import open_store_for
 from orderflow_server.storage.postgres import PostgresDialect
+from orderflow_server.storage.postgres.writes import write_batch
 from orderflow_server.storage.store import EngineOrderStore
 
+WAITING_FOR_LOCKS = """
+SELECT count(*) FROM pg_stat_activity
+WHERE wait_event_type = 'Lock' AND datname = current_database()
+"""
 Stores = tuple[EngineOrderStore, EngineOrderStore, EngineOrderStore]
 
 
@@ -209,21 +214,23 @@ async def test_processes_that_place_the_same_orders_never_lock_each_other_out(
         )
 
 
-async def test_processes_that_place_and_save_in_one_batch_never_lock_each_other_out(
-    stores: Stores,
-) -> None:
-    orders = [await place(stores[0], number) for number in range(50)]
-    for turn in range(10):
-        numbers = range(1000 + turn * 50, 1050 + turn * 50)
-        orders = [dataclasses.replace(order, version=order.version + 1) for order in orders]
-        writes: list[Awaitable[object]] = []
-        for store, forth, first in ((stores[0], 1, 0), (stores[1], -1, 100_000)):
-            # Each process makes ids of its own; the request ids are the same.
-            new = [new_order(first + number, request=number) for number in numbers]
-            for order, known in zip(new[::forth], orders[::forth], strict=True):
-                writes.append(store.place(order, lease_until=LEASE))
-                writes.append(store.save(known, lease_until=LEASE))
-        await none_locked_out(*writes)
+async def test_nothing_is_locked_before_all_is_inserted(url: str) -> None:
+    known, contested = new_order(1), new_order(2)
+    one, other = await asyncpg.connect(url), await asyncpg.connect(url)
+    await write_batch(other, [Place(known, LEASE)])
+    transaction = other.transaction()
+    await transaction.start()
+    await write_batch(other, [Place(contested, LEASE)])
+    batch = [Save(known.paid(NOW), None), Place(new_order(12, request=2), LEASE)]
+    writing = asyncio.create_task(write_batch(one, batch))
+    while not await other.fetchval(WAITING_FOR_LOCKS):
+        await asyncio.sleep(0.01)
+    # It waits for what the other has inserted. What it holds the other would wait for.
+    await other.fetchval("SELECT id FROM orders WHERE id = $1 FOR NO KEY UPDATE NOWAIT", known.id)
+    await transaction.commit()
+    assert (await writing).outcomes == [None, contested]
+    await one.close()
+    await other.close()
 
 
 async def test_places_and_saves_in_one_batch_are_told_each_its_own(
