@@ -9,7 +9,9 @@ so that what else the machine does meets all. The load comes from this process.
 - bare, opentelemetry: `bench/peers/bare.py`, which answers and does nothing: the least that a call
   of grpc.aio costs, without and with the stock tracing.
 
-All of them run on uvloop, as the service does.
+All of them run on uvloop, as the service does. The gateways of the two on PostgreSQL keep a dict
+and do nothing else, over gRPC and over HTTP: a real one is on somebody else's machine. On SQLite it
+is the payment simulator that comes with the service.
 
 PostgreSQL and SQLite are as they come, so an answer means that the order is on the disk, twice:
 when it was placed, and when it was paid. After each round the database is asked whether every order
@@ -154,15 +156,16 @@ async def sides(directory: Path, databases: TestDatabases) -> AsyncIterator[dict
         call = await stack.enter_async_context(post_orders(peer.address))
         made[PEER] = Side(peer, call, _counting(theirs))
 
-        port = free_port()
-        await stack.enter_async_context(gateway(port, log))
         ours = await stack.enter_async_context(databases.new())
-        for name, database in ((POSTGRES, ours), (SQLITE, str(directory / "orders.db"))):
+        charges = stack.enter_context(script(HERE / "peers/grpc_gateway.py", log=log))
+        simulator = f"127.0.0.1:{free_port()}"
+        await stack.enter_async_context(gateway(int(simulator.rpartition(":")[2]), log))
+        for name, database, target in (
+            (POSTGRES, ours, charges.address),
+            (SQLITE, str(directory / "orders.db"), simulator),
+        ):
             server = await stack.enter_async_context(
-                server_process(
-                    directory,
-                    arguments=["--database", database, "--gateway", f"127.0.0.1:{port}"],
-                )
+                server_process(directory, arguments=["--database", database, "--gateway", target])
             )
             call = await stack.enter_async_context(create_orders(server.address))
             counting = _counting(database) if name == POSTGRES else _counting_file(Path(database))

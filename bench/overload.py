@@ -7,9 +7,10 @@ load, which is CreateOrder. Two things can be what bounds the capacity:
 
 - waiting (the default): at most 20 calls at once may wait for the gateway, and the service has CPU
   to spare: to refuse a call costs a fifth of what it costs to serve one.
-- cpu (`--cpu`): orders of 100 items, several milliseconds of the service's CPU each, and room for
-  200. Nothing is checked then: grpc.aio takes in one call at a time, in five turns of the event
-  loop, and with turns that long the calls wait in gRPC's own queue, where no limiter sees them.
+- cpu (`--cpu`): orders of 100 items, milliseconds of the service's CPU each, and room for 200. To
+  refuse three calls for each that is served then takes from what is served, and a refusal waits
+  for the work that its turn of the event loop has before it: goodput has a wider bound, and how
+  long refusals take has none.
 
 Phases:
 
@@ -20,9 +21,10 @@ Phases:
 
 Every refused call must carry a pushback. Health is asked ten times a second throughout.
 
-Exits with 1 when goodput is less than 90 % of the peak, when the 99th percentile of accepted calls
-is more than three times the one at the peak, when one of twenty refusals took longer than 5 ms,
-when one carries no pushback, when health did not answer, or when recovery takes longer than 2 s.
+Exits with 1 when goodput is less than 90 % of the peak (cpu: 75 %), when the 99th percentile of
+accepted calls is more than three times the one at the peak, when one of twenty refusals took longer
+than 5 ms (cpu: any time), when one carries no pushback, when a call was neither accepted nor
+refused, when health did not answer, or when recovery takes longer than 2 s.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,7 @@ from rich.console import Console
 
 sys.path.extend(str(Path(__file__).parent.parent / name) for name in ("", "tests"))
 
-from bench.checks import Check, conclude, table
+from bench.checks import Check, conclude
 from bench.load import percentile
 from orderflow.v1 import order_service_pb2 as pb
 from orderflow_client import OrderClient, OrderflowError, item, money
@@ -249,10 +251,11 @@ async def main(*, cpu: bool) -> int:
     goodput, p99 = overload.goodput / peak.goodput, overload.p99_ms / peak.p99_ms
     refusal_ms, recovered_s = percentile(overload.refused_ms, 95), recovered_after_s(recovery)
     checks = [
-        Check(name="goodput, of the peak", measured=goodput, at_least=0.9),
+        Check(name="goodput, of the peak", measured=goodput, at_least=0.75 if cpu else 0.9),
         Check(name="p99 of accepted calls, of that at the peak", measured=p99, at_most=3),
-        Check(name="refusals, p95", measured=refusal_ms, unit="ms", at_most=5),
+        *([] if cpu else [Check(name="refusals, p95", measured=refusal_ms, unit="ms", at_most=5)]),
         Check(name="refusals without pushback", measured=overload.without_pushback, at_most=0),
+        Check(name="neither accepted nor refused", measured=overload.failed, at_most=0),
         Check(name="recovered after", measured=recovered_s, unit="s", at_most=2),
         # It answered all the time, or there is no such figure.
         Check(
@@ -274,9 +277,8 @@ async def main(*, cpu: bool) -> int:
         f"p90 {percentile(lag_ms, 90):.1f} ms, p99 {percentile(lag_ms, 99):.1f} ms"
     )
     if cpu:
-        console.print(table("not checked", checks))
-        return 0
-    return conclude("overload", checks)
+        checks = [replace(check, name=f"CPU-bound: {check.name}") for check in checks]
+    return conclude("overload-cpu" if cpu else "overload", checks)
 
 
 if __name__ == "__main__":

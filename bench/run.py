@@ -36,7 +36,7 @@ from bench.checks import QUICK_RESULTS, RESULTS, Check, read, table
 HERE = Path(__file__).parent
 ALL = (
     *("compare", "overhead", "client", "starting", "workers"),
-    *("store", "postgres", "overload", "hedging", "growth"),
+    *("store", "postgres", "overload", "overload-cpu", "hedging", "growth"),
 )
 QUICK = ("client", "compare")
 PACKAGES = (
@@ -50,8 +50,10 @@ def run(name: str, *, quick: bool) -> list[Check]:
     written = (QUICK_RESULTS if quick else RESULTS) / f"{name}.json"
     written.unlink(missing_ok=True)
     Console().rule(name)
+    script, _, variant = name.partition("-")
+    options = [f"--{variant}"] * bool(variant) + ["--quick"] * quick
     code = subprocess.call(
-        [sys.executable, str(HERE / f"{name}.py"), *(["--quick"] * quick)],
+        [sys.executable, str(HERE / f"{script}.py"), *options],
         # They start programs while gRPC's threads run, which it would mention each time.
         env=os.environ | {"GRPC_ENABLE_FORK_SUPPORT": "false"},
     )
