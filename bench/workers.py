@@ -2,7 +2,8 @@
 
 Both over PostgreSQL with a gateway in a process of its own; each load process has connections,
 which the kernel gives to the workers, and whose calls take turns. CreateOrder is called by 64
-callers in all, and the two servers take turns, round after round.
+callers for each worker: with as many for two as for one, what a second one gains would be bounded
+by how many call, not by what can be served. The two servers take turns, round after round.
 
 Two workers, PostgreSQL, the gateway and the load together need more than six cores before the
 throughput is the workers' own. Where there are as many, it is checked: at least 1.6 times that of
@@ -41,6 +42,7 @@ from processes import free_port, server_process
 
 HERE = Path(__file__).parent
 CALLERS = 64
+"""For each worker."""
 CONNECTIONS = 8
 WANTED_GAIN = 1.6
 CORES_FOR_THROUGHPUT = 7
@@ -51,6 +53,7 @@ WARM_UP_S = 3.0
 class Served:
     """One server, its workers, and what it took."""
 
+    workers: int
     address: str
     pids: list[int]
     per_s: list[float] = field(default_factory=list)
@@ -72,11 +75,12 @@ def load(address: str, callers: int, seconds: float) -> tuple[int, float]:
 
 
 def from_all(
-    pool: ProcessPoolExecutor, processes: int, address: str, seconds: float
+    pool: ProcessPoolExecutor, processes: int, served: Served, seconds: float
 ) -> tuple[int, float]:
     """The load of all processes together: how many calls, and how many a second."""
-    asked = [pool.submit(load, address, CALLERS // processes, seconds) for _ in range(processes)]
-    answers = [each.result() for each in asked]
+    each = CALLERS * served.workers // processes
+    asked = [pool.submit(load, served.address, each, seconds) for _ in range(processes)]
+    answers = [answer.result() for answer in asked]
     return sum(calls for calls, _ in answers), sum(calls / took_s for calls, took_s in answers)
 
 
@@ -100,7 +104,7 @@ async def servers(directory: Path, url: str) -> AsyncIterator[dict[int, Served]]
                 )
             )
             pid = server.process.pid
-            made[workers] = Served(server.address, [pid, *children_of(pid)])
+            made[workers] = Served(workers, server.address, [pid, *children_of(pid)])
         yield made
 
 
@@ -113,12 +117,12 @@ async def measure(url: str, *, rounds: int, seconds: float) -> dict[int, Served]
     ):
         async with servers(Path(directory), url) as measured:
             for served in measured.values():
-                await asyncio.to_thread(from_all, pool, processes, served.address, WARM_UP_S)
+                await asyncio.to_thread(from_all, pool, processes, served, WARM_UP_S)
             for _ in range(rounds):
                 for served in measured.values():
                     before_s = served.cpu_s()
                     calls, per_s = await asyncio.to_thread(
-                        from_all, pool, processes, served.address, seconds
+                        from_all, pool, processes, served, seconds
                     )
                     served.per_s.append(per_s)
                     served.cpu_us.append((served.cpu_s() - before_s) / calls * 1e6)
@@ -144,7 +148,7 @@ def main() -> int:
     with postgres_process({}, within=HERE) as process:
         measured = asyncio.run(measure(process.url, rounds=given.rounds, seconds=given.seconds))
     cores = os.cpu_count() or 1
-    table = Table(title=f"CreateOrder, {CALLERS} callers, everything on {cores} cores")
+    table = Table(title=f"CreateOrder, {CALLERS} callers a worker, everything on {cores} cores")
     for column in ("workers", "orders/s", "CPU us an order"):
         table.add_column(column, justify="right")
     for workers, served in measured.items():
