@@ -28,7 +28,7 @@ Handlers: TypeAlias = "Mapping[str, Handler]"
 """By path: `/package.Service/Method`."""
 
 ACCEPTORS = 32
-"""For each method. Twice as many are of no further use, and each takes 4 kB."""
+"""For each method: about as many calls as come during one turn of a busy loop. Each takes 2 kB."""
 
 
 class Resolver(Protocol):
