@@ -67,7 +67,7 @@ def conclude(
     """Prints the checks, and writes them as JSON.
 
     Args:
-        benchmark: The name of its script, without its ending.
+        benchmark: The name of its script, without its ending, and its variant.
         checks: What decides.
         figures: What else was measured, for the pictures.
         quick: Of a short run.

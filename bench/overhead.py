@@ -3,6 +3,7 @@
 Each server is a process of its own that answers GetOrder with an empty order:
 
 - bare: grpc.aio and nothing else;
+- bare, accepted: the same, its calls taken in by acceptors, as those of the chain and the service;
 - opentelemetry: with the stock tracing interceptor, which keeps 1 % of the traces;
 - chain 1 %: the whole chain as the service has it (spans, log lines, metrics, errors, deadlines,
   admission), 1 % of the traces kept;
@@ -48,6 +49,7 @@ from orderflow.v1 import order_service_pb2_grpc as rpc
 from orderflow_client.resilience.limiter import Limiter
 from orderflow_client.resilience.limits import AdaptiveLimit, AdaptiveLimitOptions, FixedLimit
 from orderflow_client.telemetry.call_metrics import CallMetrics
+from orderflow_server.acceptors import Acceptors
 from orderflow_server.lifecycle import leave_alone_what_stays
 from orderflow_server.rpc.chain import ServerChain
 from orderflow_server.rpc.health import HealthService
@@ -70,6 +72,7 @@ TIMEOUT_S = 2.0  # as the contract has it
 BOUNDS = {"chain 1 %": 1.35, "chain 100 %": 1.9}
 SERVERS = {
     "bare": ("bare", "0.01"),
+    "bare, accepted": ("accepted", "0.01"),
     "opentelemetry 1 %": ("opentelemetry", "0.01"),
     "chain 1 %": ("chain", "0.01"),
     "chain 100 %": ("chain", "1.0"),
@@ -113,7 +116,7 @@ async def serve(kind: str) -> None:
     async with AsyncExitStack() as stack:
         around: list[grpc.aio.ServerInterceptor] = []
         inside: ServerChain | None = None
-        if kind != "bare":
+        if kind not in {"bare", "accepted"}:
             exports = await stack.enter_async_context(open_exports(version="bench"))
             if kind == "opentelemetry":
                 # The library leaves the types of this function out.
@@ -124,7 +127,11 @@ async def serve(kind: str) -> None:
                 around = [inside]
         server = grpc.aio.server(interceptors=around)
         port = server.add_insecure_port("127.0.0.1:0")
-        if inside is None:
+        if kind == "accepted":
+            acceptors = Acceptors(server)
+            acceptors.add(rpc.add_OrderServiceServicer_to_server, NoOp())
+            await acceptors.start()
+        elif inside is None:
             rpc.add_OrderServiceServicer_to_server(NoOp(), server)
             await server.start()
         else:

@@ -21,7 +21,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import grpc
+import structlog
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # the stubs leave it out
+
+log = structlog.get_logger("orderflow.acceptors")
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Handlers: TypeAlias = "Mapping[str, Handler]"
@@ -84,7 +87,9 @@ class Acceptors:
         loop = asyncio.get_running_loop()
         for path in self._handlers:
             for _ in range(ACCEPTORS):
-                self._keep(loop.create_task(self._accept(path, resolver, loop)))
+                acceptor = loop.create_task(self._accept(path, resolver, loop))
+                acceptor.add_done_callback(_tell_of_its_error)
+                self._keep(acceptor)
 
     async def _accept(self, path: str, resolver: Resolver, loop: asyncio.AbstractEventLoop) -> None:
         server: Any = self._server._server  # type: ignore[attr-defined]  # grpc.aio's is a shell
@@ -112,6 +117,12 @@ class Acceptors:
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _tell_of_its_error(acceptor: asyncio.Task[None]) -> None:
+    if not acceptor.cancelled() and (error := acceptor.exception()) is not None:
+        # grpc.aio's own loop asks in the same way, and stops the server when it fails so.
+        log.error("an acceptor failed", exc_info=error)
 
 
 class _Plain:

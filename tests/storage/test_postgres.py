@@ -223,8 +223,10 @@ async def test_nothing_is_locked_before_all_is_inserted(url: str) -> None:
     await write_batch(other, [Place(contested, LEASE)])
     batch = [Save(known.paid(NOW), None), Place(new_order(12, request=2), LEASE)]
     writing = asyncio.create_task(write_batch(one, batch))
-    while not await other.fetchval(WAITING_FOR_LOCKS):
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(20):
+        while not await other.fetchval(WAITING_FOR_LOCKS):
+            assert not writing.done()
+            await asyncio.sleep(0.01)
     # It waits for what the other has inserted. What it holds the other would wait for.
     await other.fetchval("SELECT id FROM orders WHERE id = $1 FOR NO KEY UPDATE NOWAIT", known.id)
     await transaction.commit()

@@ -39,7 +39,7 @@ def elsewhere(*, clock: MonotonicClock = time.monotonic) -> AbstractContextManag
     return _Elsewhere(_current.get(), clock)
 
 
-class _Elsewhere(AbstractContextManager[None]):
+class _Elsewhere:
     # A generator would cost more, and each order comes by here.
     __slots__ = ("_began_s", "_clock", "_waited")
 

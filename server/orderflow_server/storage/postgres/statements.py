@@ -88,7 +88,7 @@ PLACE_AND_SAVE = f"""
 WITH {_PLACING}, {_SAVING.format(document="$2", ids="$3", when=f"{_PLACED} IS NOT NULL")}
 SELECT {_PLACED}, {_LOCKED}, {_NOTIFY.format("$4")}
 """
-"""Both at once, of different orders."""
+"""Both at once, of different orders, whose events are in no order that anybody may rely on."""
 
 DEFER = """
 UPDATE orders AS o SET lease_until = new.until

@@ -1,5 +1,8 @@
 """A batch of commands as one statement for each kind of them, in one transaction.
 
+What only places orders and saves others is a single statement. What the database knew already of
+the placed ones is then read after the commit: when that fails, the batch fails and yet is written.
+
 No two batches can lock each other out, in this process or another: each first inserts, by request
 id, then locks orders, by id, then named leases, by name, then events, by sequence.
 """
