@@ -1,7 +1,7 @@
 """Takes in a service's calls, many at once.
 
 grpc.aio takes in one call of a method at a time, and waits anew for all methods in between: five
-turns of the event loop, and a fifth of what a bare call costs. When the turns are long, because
+turns of the event loop, and a fifth of a bare call's instructions. When the turns are long, because
 the calls themselves need CPU, calls come faster than that. They then wait in gRPC's own queue, for
 seconds, where no limiter sees them, and are served when nobody waits for them any more.
 
