@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from msgspec import structs
 
 from fakes.orders import LEASE, NOW, new_order, order_id
 from orderflow_server.orders.errors import OrderNotFound, RequestIdReused, VersionConflict
@@ -144,7 +144,7 @@ async def test_only_the_next_version_is_written(store: OrderStore, version: int)
     placed = await store.place(new_order(), lease_until=LEASE)
     paid = placed.paid(NOW)
     await store.save(paid)
-    wrong = dataclasses.replace(paid.refunding(NOW).cancelled(NOW), version=version)
+    wrong = structs.replace(paid.refunding(NOW).cancelled(NOW), version=version)
     with pytest.raises(VersionConflict) as conflict:
         await store.save(wrong)
     assert (conflict.value.order_id, conflict.value.version) == (placed.id, version)
@@ -394,12 +394,12 @@ async def test_pages_neither_skip_nor_repeat_while_orders_are_added(
     await place_variety(store)
     expected = await store.list(query)
     seen: list[Order] = []
-    page = await store.list(dataclasses.replace(query, limit=7))
+    page = await store.list(structs.replace(query, limit=7))
     while page:
         seen += page
         later = new_order(1000 + len(seen), customer_id="ada", now=NOW + SECOND)
         await store.place(later, lease_until=LEASE)
-        page = await store.list(dataclasses.replace(query, limit=7, before=seen[-1].id))
+        page = await store.list(structs.replace(query, limit=7, before=seen[-1].id))
     assert seen == expected
 
 

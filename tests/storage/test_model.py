@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from fakes.orders import NOW, new_order
 from fakes.postgres import TestDatabases
@@ -46,7 +46,7 @@ ORDERS = [
 ]
 # Replays bring new ids, so that it shows which of them was stored.
 REPLAYS = [
-    dataclasses.replace(order, id=new_order(100 + number).id) for number, order in enumerate(ORDERS)
+    structs.replace(order, id=new_order(100 + number).id) for number, order in enumerate(ORDERS)
 ]
 Store = EngineOrderStore | FakeOrderStore
 
@@ -59,7 +59,7 @@ times = st.integers(0, 9).map(lambda seconds: NOW + timedelta(seconds=seconds))
 def changed(
     order: Order, state: OrderState, version: int, reason: str, time: datetime, until: datetime
 ) -> Save:
-    change = dataclasses.replace(
+    change = structs.replace(
         order, state=state, version=version, decline_reason=reason, update_time=time
     )
     return Save(change, until if state.awaits_gateway else None)

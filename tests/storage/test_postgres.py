@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 import asyncpg
 import pytest
+from msgspec import structs
 
 from fakes.orders import LEASE, NOW, new_order
 from orderflow_server.orders.errors import (
@@ -41,7 +41,7 @@ async def store(url: str) -> AsyncIterator[EngineOrderStore]:
 
 def bad(**values: Any) -> Order:
     """An order with values that no order can have."""
-    return dataclasses.replace(new_order(3), **values)
+    return structs.replace(new_order(3), **values)
 
 
 async def place(store: EngineOrderStore, number: int) -> Order:
@@ -182,7 +182,7 @@ async def test_processes_that_write_the_same_orders_never_lock_each_other_out(
 ) -> None:
     orders = [await place(stores[0], number) for number in range(60)]
     for _ in range(10):
-        orders = [dataclasses.replace(order, version=order.version + 1) for order in orders]
+        orders = [structs.replace(order, version=order.version + 1) for order in orders]
         some, others = orders[:30], orders[30:]
         writes: list[Awaitable[object]] = []
         # What one locks first, the other locks last.
@@ -239,7 +239,7 @@ async def test_places_and_saves_in_one_batch_are_told_each_its_own(
     dialect: PostgresDialect,
 ) -> None:
     await dialect.write([Place(new_order(number), LEASE) for number in (1, 2)])
-    conflicting = dataclasses.replace(new_order(2).paid(NOW), version=5)
+    conflicting = structs.replace(new_order(2).paid(NOW), version=5)
     written = await dialect.write(
         [
             Save(new_order(1).paid(NOW), None),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
@@ -11,6 +10,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from msgspec import structs
 
 from fakes.orders import LEASE, NOW, new_order
 from orderflow_server.orders.order import OrderQuery, OrderState
@@ -97,7 +97,7 @@ async def test_no_statement_reads_a_table_from_end_to_end(
             id="customer and state",
         ),
         pytest.param(WINDOW, id="times"),
-        pytest.param(dataclasses.replace(WINDOW, states=list(OrderState)), id="times and states"),
+        pytest.param(structs.replace(WINDOW, states=list(OrderState)), id="times and states"),
     ],
 )
 async def test_a_page_reads_no_more_rows_wherever_it_is_and_however_many_orders_there_are(
@@ -121,7 +121,7 @@ async def test_a_page_reads_no_more_rows_wherever_it_is_and_however_many_orders_
     await place_around(800)
     await own.execute("ANALYZE")
     for before in (None, adas[15].id, adas[12].id):
-        plan = await page_plan(own, dataclasses.replace(query, before=before))
+        plan = await page_plan(own, structs.replace(query, before=before))
         walks = max(1, len(query.states) if query.customer_id is None else 1)
         assert rows_read(plan) <= walks * query.limit
 

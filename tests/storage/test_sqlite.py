@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import signal
 import sqlite3
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from fakes.orders import LEASE, NOW, new_order
 from orderflow_server.orders.errors import OrderNotFound, StoreUnavailable
@@ -53,7 +53,7 @@ def connection(store: EngineOrderStore, path: Path) -> Iterator[sqlite3.Connecti
 
 def bad(**values: Any) -> Order:
     """An order with values that no order can have."""
-    return dataclasses.replace(new_order(3), **values)
+    return structs.replace(new_order(3), **values)
 
 
 # Failures
@@ -322,7 +322,7 @@ WINDOW = OrderQuery(
             id="customer and state",
         ),
         pytest.param(WINDOW, id="times"),
-        pytest.param(dataclasses.replace(WINDOW, states=list(OrderState)), id="times and states"),
+        pytest.param(structs.replace(WINDOW, states=list(OrderState)), id="times and states"),
     ],
 )
 async def test_a_page_costs_the_same_wherever_it_is_and_however_many_orders_there_are(
@@ -343,7 +343,7 @@ async def test_a_page_costs_the_same_wherever_it_is_and_however_many_orders_ther
 
     def pages() -> list[int]:
         return [
-            counted.page(dataclasses.replace(query, before=before))
+            counted.page(structs.replace(query, before=before))
             for before in (None, adas[15].id, adas[12].id)
         ]
 

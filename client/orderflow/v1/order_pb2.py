@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.type import money_pb2 as google_dot_type_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18orderflow/v1/order.proto\x12\x0corderflow.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\"\xbb\x02\n\x05Order\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x02 \x01(\t\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.orderflow.v1.OrderState\x12&\n\x05items\x18\x04 \x03(\x0b\x32\x17.orderflow.v1.OrderItem\x12!\n\x05total\x18\x05 \x01(\x0b\x32\x12.google.type.Money\x12\x0f\n\x07version\x18\x06 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x64\x65\x63line_reason\x18\t \x01(\t\x12\x12\n\nrequest_id\x18\n \x01(\t\"\x88\x03\n\tOrderItem\x12*\n\x03sku\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]*$\x12\x1d\n\x08quantity\x18\x02 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xc0\x84=(\x01\x12\xaf\x02\n\nunit_price\x18\x03 \x01(\x0b\x32\x12.google.type.MoneyB\x86\x02\xbaH\x82\x02\xba\x01\xfb\x01\n\x0bmoney.price\x1a\xeb\x01!this.currency_code.matches(\'^[A-Z]{3}$\')? \'currency_code must be three capital letters (ISO 4217)\': this.units < 0 ? \'units must not be negative\': this.nanos < 0 || this.nanos > 999999999 ? \'nanos must be between 0 and 999999999\' : \'\'\xc8\x01\x01*\xb8\x01\n\nOrderState\x12\x1b\n\x17ORDER_STATE_UNSPECIFIED\x10\x00\x12\x1f\n\x1bORDER_STATE_PENDING_PAYMENT\x10\x01\x12\x14\n\x10ORDER_STATE_PAID\x10\x02\x12 \n\x1cORDER_STATE_PAYMENT_DECLINED\x10\x03\x12\x19\n\x15ORDER_STATE_REFUNDING\x10\x04\x12\x19\n\x15ORDER_STATE_CANCELLED\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18orderflow/v1/order.proto\x12\x0corderflow.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\"\xbb\x02\n\x05Order\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x02 \x01(\t\x12\'\n\x05state\x18\x03 \x01(\x0e\x32\x18.orderflow.v1.OrderState\x12&\n\x05items\x18\x04 \x03(\x0b\x32\x17.orderflow.v1.OrderItem\x12!\n\x05total\x18\x05 \x01(\x0b\x32\x12.google.type.Money\x12\x0f\n\x07version\x18\x06 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x64\x65\x63line_reason\x18\t \x01(\t\x12\x12\n\nrequest_id\x18\n \x01(\t\"\x86\x01\n\tOrderItem\x12*\n\x03sku\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x10\x01\x18@2\x12^[A-Za-z0-9._:-]*$\x12\x1d\n\x08quantity\x18\x02 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xc0\x84=(\x01\x12.\n\nunit_price\x18\x03 \x01(\x0b\x32\x12.google.type.MoneyB\x06\xbaH\x03\xc8\x01\x01*\xb8\x01\n\nOrderState\x12\x1b\n\x17ORDER_STATE_UNSPECIFIED\x10\x00\x12\x1f\n\x1bORDER_STATE_PENDING_PAYMENT\x10\x01\x12\x14\n\x10ORDER_STATE_PAID\x10\x02\x12 \n\x1cORDER_STATE_PAYMENT_DECLINED\x10\x03\x12\x19\n\x15ORDER_STATE_REFUNDING\x10\x04\x12\x19\n\x15ORDER_STATE_CANCELLED\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,11 +39,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ORDERITEM'].fields_by_name['quantity']._loaded_options = None
   _globals['_ORDERITEM'].fields_by_name['quantity']._serialized_options = b'\272H\010\032\006\030\300\204=(\001'
   _globals['_ORDERITEM'].fields_by_name['unit_price']._loaded_options = None
-  _globals['_ORDERITEM'].fields_by_name['unit_price']._serialized_options = b'\272H\202\002\272\001\373\001\n\013money.price\032\353\001!this.currency_code.matches(\'^[A-Z]{3}$\')? \'currency_code must be three capital letters (ISO 4217)\': this.units < 0 ? \'units must not be negative\': this.nanos < 0 || this.nanos > 999999999 ? \'nanos must be between 0 and 999999999\' : \'\'\310\001\001'
-  _globals['_ORDERSTATE']._serialized_start=843
-  _globals['_ORDERSTATE']._serialized_end=1027
+  _globals['_ORDERITEM'].fields_by_name['unit_price']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_ORDERSTATE']._serialized_start=585
+  _globals['_ORDERSTATE']._serialized_end=769
   _globals['_ORDER']._serialized_start=130
   _globals['_ORDER']._serialized_end=445
   _globals['_ORDERITEM']._serialized_start=448
-  _globals['_ORDERITEM']._serialized_end=840
+  _globals['_ORDERITEM']._serialized_end=582
 # @@protoc_insertion_point(module_scope)

@@ -52,8 +52,13 @@ class Deadline:
 
 def earliest(*deadlines: Deadline | None) -> Deadline | None:
     """The one of the deadlines that passes first; None when none is given."""
-    given = [deadline for deadline in deadlines if deadline is not None]
-    return min(given, key=Deadline.remaining_s, default=None)
+    first: Deadline | None = None
+    for deadline in deadlines:
+        if deadline is None:
+            continue
+        if first is None or deadline.remaining_s() < first.remaining_s():
+            first = deadline
+    return first
 
 
 def current() -> Deadline | None:

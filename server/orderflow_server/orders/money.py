@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from orderflow_server.orders.value import Value
 
 NANOS_PER_UNIT = 1_000_000_000
 MAX_UNITS = 2**63 - 1
@@ -14,8 +15,7 @@ class MoneyError(ValueError):
     """An amount that is not one: malformed, negative, too large, or of mixed currencies."""
 
 
-@dataclass(frozen=True, slots=True)
-class Money:
+class Money(Value, frozen=True, gc=False):
     """A non-negative amount.
 
     Attributes:

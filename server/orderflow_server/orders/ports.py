@@ -5,12 +5,12 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 from uuid import UUID
 
 from orderflow_server.orders.order import Order, OrderChange, OrderQuery, OrderState
+from orderflow_server.orders.value import Value
 
 Clock = Callable[[], datetime]
 """The time of day, in UTC, with its time zone set."""
@@ -122,8 +122,7 @@ class OrderStore(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class LeasedOrder:
+class LeasedOrder(Value, frozen=True, gc=False):
     """An order to settle.
 
     Attributes:
@@ -134,16 +133,14 @@ class LeasedOrder:
     attempts: int
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(Value, frozen=True, gc=False):
     """How many wait, and since when the one does that has waited longest; None: none waits."""
 
     count: int = 0
     oldest: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Backlog:
+class Backlog(Value, frozen=True, gc=False, kw_only=True):
     """What is written down and still has to be done.
 
     Attributes:
@@ -158,8 +155,7 @@ class Backlog:
     parked: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class OutboxEvent:
+class OutboxEvent(Value, frozen=True, gc=False):
     """A change that is to be published.
 
     Attributes:
@@ -208,8 +204,7 @@ class PaymentState(enum.Enum):
     VOIDED = "VOIDED"
 
 
-@dataclass(frozen=True, slots=True)
-class Payment:
+class Payment(Value, frozen=True, gc=False):
     """The payment of an order as the gateway knows it."""
 
     state: PaymentState

@@ -37,6 +37,7 @@ from orderflow_client.contract import contracts
 from orderflow_client.resilience.waiting import elsewhere
 from orderflow_client.status import BREAKER_OPEN, details_of
 from orderflow_server.orders.errors import PaymentUnresolved
+from orderflow_server.orders.ids import text_of
 from orderflow_server.orders.order import Order
 from orderflow_server.orders.ports import Payment, PaymentState
 from orderflow_server.payments.wire import STATE_FROM_PROTO, money_to_proto
@@ -100,7 +101,7 @@ class GrpcPaymentGateway:
     async def charge(self, order: Order) -> Payment:
         request = payment_gateway_pb2.ChargeRequest(
             idempotency_key=order.payment_key,
-            reference=str(order.id),
+            reference=text_of(order.id),
             amount=money_to_proto(order.total),
             payment_token=order.payment_token,
         )
@@ -117,7 +118,7 @@ class GrpcPaymentGateway:
 
     async def void(self, order: Order) -> Payment:
         request = payment_gateway_pb2.VoidRequest(
-            idempotency_key=order.payment_key, reference=str(order.id)
+            idempotency_key=order.payment_key, reference=text_of(order.id)
         )
         return await _payment_of(order, self._stub.Void(request))
 

@@ -11,7 +11,8 @@ from google.type.money_pb2 import Money as MoneyMessage
 
 from orderflow.v1 import order_pb2
 from orderflow.v1 import order_service_pb2 as pb
-from orderflow_server.orders.money import Money
+from orderflow_server.orders.ids import text_of
+from orderflow_server.orders.money import Money, MoneyError
 from orderflow_server.orders.order import Order, OrderDraft, OrderItem, OrderQuery, OrderState
 from orderflow_server.rpc import page_token
 from orderflow_server.rpc.status import InvalidRequest, Violation
@@ -28,15 +29,25 @@ _STATE_FROM_MESSAGE = {message: state for state, message in _STATE_TO_MESSAGE.it
 
 
 def draft_from(request: pb.CreateOrderRequest) -> OrderDraft:
-    """The request must have been validated."""
+    """The request must have been validated.
+
+    Raises:
+        InvalidRequest: A price is no amount of money; names each that is none.
+    """
+    items: list[OrderItem] = []
+    violations: list[Violation] = []
+    for index, item in enumerate(request.items):
+        price = item.unit_price
+        try:
+            money = Money(price.currency_code, price.units, price.nanos)
+        except MoneyError as error:
+            violations.append(Violation(f"items[{index}].unit_price", str(error)))
+        else:
+            items.append(OrderItem(item.sku, item.quantity, money))
+    if violations:
+        raise InvalidRequest(violations)
     return OrderDraft(
-        request_id=UUID(request.request_id),
-        customer_id=request.customer_id,
-        items=tuple(
-            OrderItem(item.sku, item.quantity, _money_from(item.unit_price))
-            for item in request.items
-        ),
-        payment_token=request.payment_token,
+        UUID(request.request_id), request.customer_id, tuple(items), request.payment_token
     )
 
 
@@ -56,49 +67,47 @@ def query_from(request: pb.ListOrdersRequest) -> OrderQuery:
     )
 
 
-def order_message(
-    order: Order, items: Iterable[order_pb2.OrderItem] | None = None
-) -> order_pb2.Order:
-    """Everything a caller may see: not the payment token.
+def write_order(
+    message: order_pb2.Order, order: Order, items: Iterable[order_pb2.OrderItem] | None = None
+) -> None:
+    """Fills an empty message with everything a caller may see: not the payment token.
+
+    Into the message where it is to be: one that is handed to another is copied by writing it out
+    and reading it again.
 
     Args:
+        message: Where to.
         order: The domain's.
         items: The order's, for who has them as messages: making them is a third of the work.
     """
-    return order_pb2.Order(
-        id=str(order.id),
-        customer_id=order.customer_id,
-        state=_STATE_TO_MESSAGE[order.state],
-        items=map(_item_message, order.items) if items is None else items,
-        total=_money_message(order.total),
-        version=order.version,
-        create_time=_timestamp(order.create_time),
-        update_time=_timestamp(order.update_time),
-        decline_reason=order.decline_reason,
-        request_id=str(order.request_id),
-    )
+    message.id = text_of(order.id)
+    message.customer_id = order.customer_id
+    message.state = _STATE_TO_MESSAGE[order.state]
+    if items is None:
+        for item in order.items:
+            added = message.items.add(sku=item.sku, quantity=item.quantity)
+            _write_money(added.unit_price, item.unit_price)
+    else:
+        message.items.extend(items)
+    _write_money(message.total, order.total)
+    message.version = order.version
+    _write_time(message.create_time, order.create_time)
+    _write_time(message.update_time, order.update_time)
+    message.decline_reason = order.decline_reason
+    message.request_id = text_of(order.request_id)
 
 
-def _item_message(item: OrderItem) -> order_pb2.OrderItem:
-    return order_pb2.OrderItem(
-        sku=item.sku, quantity=item.quantity, unit_price=_money_message(item.unit_price)
-    )
+def _write_money(message: MoneyMessage, money: Money) -> None:
+    message.currency_code = money.currency_code
+    message.units = money.units
+    message.nanos = money.nanos
 
 
-def _money_from(message: MoneyMessage) -> Money:
-    return Money(message.currency_code, message.units, message.nanos)
-
-
-def _money_message(money: Money) -> MoneyMessage:
-    return MoneyMessage(currency_code=money.currency_code, units=money.units, nanos=money.nanos)
-
-
-def _timestamp(time: datetime) -> Timestamp:
+def _write_time(message: Timestamp, time: datetime) -> None:
     # protobuf's own FromDatetime takes three times as long.
     since = time - _EPOCH
-    return Timestamp(
-        seconds=since.days * _SECONDS_PER_DAY + since.seconds, nanos=since.microseconds * 1000
-    )
+    message.seconds = since.days * _SECONDS_PER_DAY + since.seconds
+    message.nanos = since.microseconds * 1000
 
 
 def _time_from(request: pb.ListOrdersRequest, field: str) -> datetime | None:

@@ -66,13 +66,17 @@ class OrderServicer(rpc.OrderServiceServicer):
         draft = convert.draft_from(request)
         order = await self._place_order(draft, budget_s=self._budget_s())
         # They are the order's: one with others would have been refused.
-        return pb.CreateOrderResponse(order=convert.order_message(order, request.items))
+        response = pb.CreateOrderResponse()
+        convert.write_order(response.order, order, request.items)
+        return response
 
     async def GetOrder(self, request: pb.GetOrderRequest, context: Context) -> pb.GetOrderResponse:
         del context
         self._validator.check(request)
         order = owned(await self._store.get(UUID(request.order_id)), _only_customer())
-        return pb.GetOrderResponse(order=convert.order_message(order))
+        response = pb.GetOrderResponse()
+        convert.write_order(response.order, order)
+        return response
 
     async def ListOrders(
         self, request: pb.ListOrdersRequest, context: Context
@@ -87,7 +91,9 @@ class OrderServicer(rpc.OrderServiceServicer):
             request.customer_id = only_customer
         query = convert.query_from(request)
         orders = await self._store.list(query)
-        response = pb.ListOrdersResponse(orders=map(convert.order_message, orders))
+        response = pb.ListOrdersResponse()
+        for order in orders:
+            convert.write_order(response.orders.add(), order)
         if len(orders) == query.limit:
             response.next_page_token = page_token.encode(orders[-1].id, request)
         return response
@@ -100,7 +106,9 @@ class OrderServicer(rpc.OrderServiceServicer):
         order = await self._cancel_order(
             UUID(request.order_id), budget_s=self._budget_s(), only_customer=_only_customer()
         )
-        return pb.CancelOrderResponse(order=convert.order_message(order))
+        response = pb.CancelOrderResponse()
+        convert.write_order(response.order, order)
+        return response
 
     async def WatchOrder(  # type: ignore[override]  # gRPC takes a coroutine that writes as well
         self, request: pb.WatchOrderRequest, context: Context
@@ -114,11 +122,9 @@ class OrderServicer(rpc.OrderServiceServicer):
         )
         async with aclosing(orders):
             async for order in orders:
-                await write(
-                    context,
-                    pb.WatchOrderResponse(order=convert.order_message(order)),
-                    timeout_s=self._stalled_stream_s,
-                )
+                response = pb.WatchOrderResponse()
+                convert.write_order(response.order, order)
+                await write(context, response, timeout_s=self._stalled_stream_s)
 
     def _budget_s(self) -> float:
         """How long this call may wait for the gateway."""

@@ -91,7 +91,7 @@ class BatchEnded:
     duration_s: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Waiting:
     """A command whose caller waits for the future."""
 

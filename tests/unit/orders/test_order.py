@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from fractions import Fraction
@@ -11,6 +10,7 @@ from uuid import UUID
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from fakes.orders import ITEMS, NOW, new_order, order_id
 from fakes.process import draft
@@ -107,14 +107,14 @@ def test_an_order_of_nothing_is_refused() -> None:
 
 @pytest.mark.parametrize("quantity", [0, -1])
 def test_a_quantity_below_1_is_refused_by_name(quantity: int) -> None:
-    bad = dataclasses.replace(ITEMS[1], quantity=quantity)
+    bad = structs.replace(ITEMS[1], quantity=quantity)
     with pytest.raises(InvalidOrder) as caught:
         place(draft(items=(ITEMS[0], bad, ITEMS[2])))
     assert caught.value.field == "items[1].quantity"
 
 
 def test_a_second_currency_is_refused_by_name() -> None:
-    bad = dataclasses.replace(ITEMS[2], unit_price=Money("USD", 1))
+    bad = structs.replace(ITEMS[2], unit_price=Money("USD", 1))
     with pytest.raises(InvalidOrder) as caught:
         place(draft(items=(*ITEMS[:2], bad)))
     assert caught.value.field == "items[2].unit_price.currency_code"
@@ -132,14 +132,14 @@ def test_any_sequence_of_changes_keeps_to_the_table(
     for state, now in wanted:
         if state is OrderState.PENDING_PAYMENT:
             continue  # Nothing asks for it: an order is born so.
-        before, before_fields = order, dataclasses.asdict(order)
+        before, before_fields = order, structs.asdict(order)
         if state in TRANSITIONS[before.state]:
             order = become(before, state, now)
             assert (order.state, order.version) == (state, before.version + 1)
             assert order.update_time == max(now, before.update_time)
             assert (order.decline_reason != "") == (state is OrderState.PAYMENT_DECLINED)
             assert (
-                dataclasses.replace(
+                structs.replace(
                     order,
                     state=before.state,
                     version=before.version,
@@ -153,7 +153,7 @@ def test_any_sequence_of_changes_keeps_to_the_table(
                 become(before, state, now)
             assert (caught.value.order_id, caught.value.state) == (before.id, before.state)
             assert caught.value.wanted is state
-        assert dataclasses.asdict(before) == before_fields, "an order never changes itself"
+        assert structs.asdict(before) == before_fields, "an order never changes itself"
 
 
 def test_the_table_is_the_contract_s() -> None:
@@ -195,19 +195,19 @@ def test_every_version_is_rebuilt_from_any_other_and_its_change(
 def test_equal_content_is_equal_whatever_the_request_id(
     draft: OrderDraft, other_request: UUID, other_order: UUID
 ) -> None:
-    again = dataclasses.replace(draft, request_id=other_request)
+    again = structs.replace(draft, request_id=other_request)
     order = Order.place(again, order_id=other_order, now=NOW + timedelta(days=1))
     assert order.content_hash == place(draft).content_hash
 
 
 @given(drafts, drafts)
 def test_other_content_is_never_equal(one: OrderDraft, other: OrderDraft) -> None:
-    assume(dataclasses.replace(one, request_id=other.request_id) != other)
+    assume(structs.replace(one, request_id=other.request_id) != other)
     assert place(one).content_hash != place(other).content_hash
 
 
 def changed_item(**changes: object) -> tuple[OrderItem, ...]:
-    return (ITEMS[0], dataclasses.replace(ITEMS[1], **changes), ITEMS[2])  # type: ignore[arg-type]  # any field
+    return (ITEMS[0], structs.replace(ITEMS[1], **changes), ITEMS[2])
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def changed_item(**changes: object) -> tuple[OrderItem, ...]:
         draft(items=changed_item(quantity=2)),
         draft(items=changed_item(unit_price=Money("EUR", 32))),
         draft(items=changed_item(unit_price=Money("EUR", 31, 1))),
-        draft(items=tuple(dataclasses.replace(i, unit_price=Money("USD", 1)) for i in ITEMS)),
+        draft(items=tuple(structs.replace(i, unit_price=Money("USD", 1)) for i in ITEMS)),
         draft(items=ITEMS[:2]),
         draft(items=(*ITEMS, ITEMS[2])),
         draft(items=ITEMS[::-1]),

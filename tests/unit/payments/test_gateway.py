@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,6 +14,7 @@ from uuid import UUID
 
 import grpc
 import pytest
+from msgspec import structs
 
 from orderflow.payments.v1 import payment_gateway_pb2, payment_gateway_pb2_grpc
 from orderflow_client.channel import open_channel
@@ -148,7 +148,7 @@ async def test_many_orders_through_every_fault_are_each_charged_once(
     simulator.injector.faults = Faults(
         error_rate=0.3, timeout_rate=0.1, lost_answer_rate=0.3, decline_rate=0.2
     )
-    orders = [dataclasses.replace(ORDER, id=UUID(int=100 + number)) for number in range(40)]
+    orders = [structs.replace(ORDER, id=UUID(int=100 + number)) for number in range(40)]
 
     async def until_known(order: Order) -> Payment:
         for _ in range(200):
@@ -175,7 +175,7 @@ async def test_a_refused_request_surfaces_as_the_defect_it_is(
     gateway: PaymentGateway, simulator: PaymentSimulator
 ) -> None:
     await gateway.charge(ORDER)
-    other_total = dataclasses.replace(ORDER, total=Money("EUR", 11))
+    other_total = structs.replace(ORDER, total=Money("EUR", 11))
     with pytest.raises(PaymentRefused) as reused:
         await gateway.charge(other_total)
 
@@ -199,7 +199,7 @@ async def test_refunding_what_was_never_charged_is_refused(gateway: PaymentGatew
 async def test_the_payment_token_is_in_no_error(
     gateway: PaymentGateway, simulator: PaymentSimulator
 ) -> None:
-    too_long = dataclasses.replace(ORDER, payment_token=SECRET * 50)
+    too_long = structs.replace(ORDER, payment_token=SECRET * 50)
     with pytest.raises(PaymentRefused) as refused:
         await gateway.charge(too_long)
     simulator.injector.faults = Faults(outage=True)

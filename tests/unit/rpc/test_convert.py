@@ -56,6 +56,26 @@ def test_a_request_becomes_a_draft_field_by_field() -> None:
     assert convert.draft_from(request) == draft(1, customer_id="ada", payment_token="tok_visa")
 
 
+def test_each_price_that_is_none_is_named() -> None:
+    prices = [
+        MoneyMessage(currency_code="EUR", units=1),
+        MoneyMessage(currency_code="eur", units=1),
+        MoneyMessage(currency_code="EUR", units=-1),
+        MoneyMessage(currency_code="EUR", nanos=-1),
+        MoneyMessage(currency_code="EUR", nanos=1_000_000_000),
+    ]
+    items = [order_pb2.OrderItem(sku="tea", quantity=1, unit_price=price) for price in prices]
+    request = pb.CreateOrderRequest(request_id=str(request_id(1)), items=items)
+    with pytest.raises(InvalidRequest) as refused:
+        convert.draft_from(request)
+    assert [(violation.field, violation.description) for violation in refused.value.violations] == [
+        ("items[1].unit_price", "currency_code must be three capital letters (ISO 4217)"),
+        ("items[2].unit_price", "units must not be negative"),
+        ("items[3].unit_price", "nanos must be between 0 and 999999999"),
+        ("items[4].unit_price", "nanos must be between 0 and 999999999"),
+    ]
+
+
 def test_a_request_id_is_the_same_in_capital_letters() -> None:
     spelled = str(UUID(int=0xABCDEF << 80 | 0x4 << 76 | 0x2 << 62))
     upper, lower = (
@@ -65,10 +85,16 @@ def test_a_request_id_is_the_same_in_capital_letters() -> None:
     assert upper == lower
 
 
+def message_of(order: Order) -> order_pb2.Order:
+    message = order_pb2.Order()
+    convert.write_order(message, order)
+    return message
+
+
 def test_an_order_becomes_a_message_field_by_field() -> None:
     later = NOW + timedelta(seconds=1)
     order = new_order().declined("no funds", later)
-    message = convert.order_message(order)
+    message = message_of(order)
 
     assert message.id == str(order.id)
     assert message.customer_id == order.customer_id
@@ -89,7 +115,7 @@ def test_an_order_becomes_a_message_field_by_field() -> None:
 
 def test_every_field_of_an_order_is_filled_in() -> None:
     """A field that the contract gains must not be forgotten here."""
-    message = convert.order_message(new_order().declined("no funds", NOW))
+    message = message_of(new_order().declined("no funds", NOW))
     assert [field.name for field in message.DESCRIPTOR.fields] == [
         field.name for field, _ in message.ListFields()
     ]
@@ -101,7 +127,7 @@ def test_the_payment_token_is_in_no_message() -> None:
         order_id=order_id(1),
         now=NOW,
     )
-    assert b"tok_secret" not in convert.order_message(order).SerializeToString()
+    assert b"tok_secret" not in message_of(order).SerializeToString()
 
 
 @pytest.mark.parametrize("state", OrderState)
@@ -121,7 +147,7 @@ def test_the_contract_has_no_state_that_the_domain_has_not() -> None:
 def test_money_survives_the_way_there_and_back(price: Money, quantity: int) -> None:
     small = OrderItem("sku", quantity, Money(price.currency_code, price.units >> 21, price.nanos))
     order = new_order(items=(small,))
-    message = convert.order_message(order)
+    message = message_of(order)
     request = pb.CreateOrderRequest(request_id=message.request_id, items=message.items)
     assert convert.draft_from(request).items == order.items
     assert (message.total.units, message.total.nanos) == (order.total.units, order.total.nanos)

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
+from msgspec import structs
 from opentelemetry.trace import SpanKind
 
 from fakes.events import FakePublisher
@@ -38,7 +37,7 @@ async def test_a_publication_is_a_span_in_the_trace_of_its_order() -> None:
 @pytest.mark.parametrize("traceparent", ["", f"00-{TRACE_ID}-{SPAN_ID}-00"])
 async def test_of_a_trace_that_is_not_kept_there_is_no_span(traceparent: str) -> None:
     seen, publisher = Seen(), FakePublisher()
-    order = dataclasses.replace(ORDER, traceparent=traceparent)
+    order = structs.replace(ORDER, traceparent=traceparent)
     await spans_of(seen, publisher).publish(OutboxEvent(1, order))
     assert publisher.arrived == [order]
     assert seen.spans == ()

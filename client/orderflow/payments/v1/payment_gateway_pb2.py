@@ -28,7 +28,7 @@ from google.type import money_pb2 as google_dot_type_dot_money__pb2
 from orderflow.resilience.v1 import policy_pb2 as orderflow_dot_resilience_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+orderflow/payments/v1/payment_gateway.proto\x12\x15orderflow.payments.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\x1a$orderflow/resilience/v1/policy.proto\"\xd6\x01\n\x07Payment\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\x12\x11\n\treference\x18\x02 \x01(\t\x12\"\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x12.google.type.Money\x12\x32\n\x05state\x18\x04 \x01(\x0e\x32#.orderflow.payments.v1.PaymentState\x12\x16\n\x0e\x64\x65\x63line_reason\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x99\x02\n\rChargeRequest\x12#\n\x0fidempotency_key\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1d\n\treference\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x9d\x01\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x12.google.type.MoneyBy\xbaHv\xba\x01p\n\x12money.not_negative\x12\x1b\x61mount must not be negative\x1a=this.units >= 0 && this.nanos >= 0 && this.nanos <= 999999999\xc8\x01\x01\x12$\n\rpayment_token\x18\x04 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\xff\x01\"A\n\x0e\x43hargeResponse\x12/\n\x07payment\x18\x01 \x01(\x0b\x32\x1e.orderflow.payments.v1.Payment\"4\n\rRefundRequest\x12#\n\x0fidempotency_key\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"A\n\x0eRefundResponse\x12/\n\x07payment\x18\x01 \x01(\x0b\x32\x1e.orderflow.payments.v1.Payment\"Q\n\x0bVoidRequest\x12#\n\x0fidempotency_key\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1d\n\treference\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"?\n\x0cVoidResponse\x12/\n\x07payment\x18\x01 \x01(\x0b\x32\x1e.orderflow.payments.v1.Payment\"8\n\x11GetPaymentRequest\x12#\n\x0fidempotency_key\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"E\n\x12GetPaymentResponse\x12/\n\x07payment\x18\x01 \x01(\x0b\x32\x1e.orderflow.payments.v1.Payment*\x9a\x01\n\x0cPaymentState\x12\x1d\n\x19PAYMENT_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15PAYMENT_STATE_CHARGED\x10\x01\x12\x1a\n\x16PAYMENT_STATE_DECLINED\x10\x02\x12\x1a\n\x16PAYMENT_STATE_REFUNDED\x10\x03\x12\x18\n\x14PAYMENT_STATE_VOIDED\x10\x04\x32\x8f\x04\n\x0ePaymentGateway\x12|\n\x06\x43harge\x12$.orderflow.payments.v1.ChargeRequest\x1a%.orderflow.payments.v1.ChargeResponse\"%\x90\x02\x02\xa2\x9f\x19\x1e\n\x02\x08\x04\x12\x16\x08\x05\x12\x05\x10\x80\xad\xe2\x04\x1a\x02\x08\x01%\x00\x00\x00@*\x02\x08\x01 \x03\x12|\n\x06Refund\x12$.orderflow.payments.v1.RefundRequest\x1a%.orderflow.payments.v1.RefundResponse\"%\x90\x02\x02\xa2\x9f\x19\x1e\n\x02\x08\x04\x12\x16\x08\x05\x12\x05\x10\x80\xad\xe2\x04\x1a\x02\x08\x01%\x00\x00\x00@*\x02\x08\x01 \x03\x12v\n\x04Void\x12\".orderflow.payments.v1.VoidRequest\x1a#.orderflow.payments.v1.VoidResponse\"%\x90\x02\x02\xa2\x9f\x19\x1e\n\x02\x08\x04\x12\x16\x08\x05\x12\x05\x10\x80\xad\xe2\x04\x1a\x02\x08\x01%\x00\x00\x00@*\x02\x08\x01 \x03\x12\x88\x01\n\nGetPayment\x12(.orderflow.payments.v1.GetPaymentRequest\x1a).orderflow.payments.v1.GetPaymentResponse\"%\x90\x02\x01\xa2\x9f\x19\x1e\n\x02\x08\x04\x12\x16\x08\x05\x12\x05\x10\x80\xad\xe2\x04\x1a\x02\x08\x01%\x00\x00\x00@*\x02\x08\x01 \x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+orderflow/payments/v1/payment_gateway.proto\x12\x15orderflow.payments.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\x1a$orderflow/resilience/v1/policy.proto\"\xd6\x01\n\x07Payment\x12\x17\n\x0fidempotency_key\x18\x01 \x01(\t\x12\x11\n\treference\x18\x02 \x01(\t\x12\"\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x12.google.type.Money\x12\x32\n\x05state\x18\x04 \x01(\x0e\x32#.orderflow.payments.v1.PaymentState\x12\x16\n\x0e\x64\x65\x63line_reason\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa5\x01\n\rChargeRequest\x12#\n\x0fidempotency_key\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1d\n\treference\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12*\n\x06\x61mount\x18\x03 \x01(\x0b\x32\x12.google.type.MoneyB\x06\xbaH\x03\xc8\x01\x01\x12$\n\rpayment_token\x18\x04 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10\x01\x18\xff\x01\"A\n\x0e\x43hargeResponse\x12/\n\x07payment\x18\x01 \x01(\x0b\x32\x1e.orderflow.payments.v1.Payment\"4\n\rRefundRequest\x12#\n\x0fidempotency_key\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"A\n\x0eRefundResponse\x12/\n\x07payment\x18\x01 \x01(\x0b\x32\x1e.orderflow.payments.v1.Payment\"Q\n\x0bVoidRequest\x12#\n\x0fidempotency_key\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\x12\x1d\n\treference\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"?\n\x0cVoidResponse\x12/\n\x07payment\x18\x01 \x01(\x0b\x32\x1e.orderflow.payments.v1.Payment\"8\n\x11GetPaymentRequest\x12#\n\x0fidempotency_key\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x01\"E\n\x12GetPaymentResponse\x12/\n\x07payment\x18\x01 \x01(\x0b\x32\x1e.orderflow.payments.v1.Payment*\x9a\x01\n\x0cPaymentState\x12\x1d\n\x19PAYMENT_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15PAYMENT_STATE_CHARGED\x10\x01\x12\x1a\n\x16PAYMENT_STATE_DECLINED\x10\x02\x12\x1a\n\x16PAYMENT_STATE_REFUNDED\x10\x03\x12\x18\n\x14PAYMENT_STATE_VOIDED\x10\x04\x32\x8f\x04\n\x0ePaymentGateway\x12|\n\x06\x43harge\x12$.orderflow.payments.v1.ChargeRequest\x1a%.orderflow.payments.v1.ChargeResponse\"%\x90\x02\x02\xa2\x9f\x19\x1e\n\x02\x08\x04\x12\x16\x08\x05\x12\x05\x10\x80\xad\xe2\x04\x1a\x02\x08\x01%\x00\x00\x00@*\x02\x08\x01 \x03\x12|\n\x06Refund\x12$.orderflow.payments.v1.RefundRequest\x1a%.orderflow.payments.v1.RefundResponse\"%\x90\x02\x02\xa2\x9f\x19\x1e\n\x02\x08\x04\x12\x16\x08\x05\x12\x05\x10\x80\xad\xe2\x04\x1a\x02\x08\x01%\x00\x00\x00@*\x02\x08\x01 \x03\x12v\n\x04Void\x12\".orderflow.payments.v1.VoidRequest\x1a#.orderflow.payments.v1.VoidResponse\"%\x90\x02\x02\xa2\x9f\x19\x1e\n\x02\x08\x04\x12\x16\x08\x05\x12\x05\x10\x80\xad\xe2\x04\x1a\x02\x08\x01%\x00\x00\x00@*\x02\x08\x01 \x03\x12\x88\x01\n\nGetPayment\x12(.orderflow.payments.v1.GetPaymentRequest\x1a).orderflow.payments.v1.GetPaymentResponse\"%\x90\x02\x01\xa2\x9f\x19\x1e\n\x02\x08\x04\x12\x16\x08\x05\x12\x05\x10\x80\xad\xe2\x04\x1a\x02\x08\x01%\x00\x00\x00@*\x02\x08\x01 \x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,7 +40,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHARGEREQUEST'].fields_by_name['reference']._loaded_options = None
   _globals['_CHARGEREQUEST'].fields_by_name['reference']._serialized_options = b'\272H\007r\005\020\001\030\200\001'
   _globals['_CHARGEREQUEST'].fields_by_name['amount']._loaded_options = None
-  _globals['_CHARGEREQUEST'].fields_by_name['amount']._serialized_options = b'\272Hv\272\001p\n\022money.not_negative\022\033amount must not be negative\032=this.units >= 0 && this.nanos >= 0 && this.nanos <= 999999999\310\001\001'
+  _globals['_CHARGEREQUEST'].fields_by_name['amount']._serialized_options = b'\272H\003\310\001\001'
   _globals['_CHARGEREQUEST'].fields_by_name['payment_token']._loaded_options = None
   _globals['_CHARGEREQUEST'].fields_by_name['payment_token']._serialized_options = b'\200\001\001\272H\007r\005\020\001\030\377\001'
   _globals['_REFUNDREQUEST'].fields_by_name['idempotency_key']._loaded_options = None
@@ -59,26 +59,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PAYMENTGATEWAY'].methods_by_name['Void']._serialized_options = b'\220\002\002\242\237\031\036\n\002\010\004\022\026\010\005\022\005\020\200\255\342\004\032\002\010\001%\000\000\000@*\002\010\001 \003'
   _globals['_PAYMENTGATEWAY'].methods_by_name['GetPayment']._loaded_options = None
   _globals['_PAYMENTGATEWAY'].methods_by_name['GetPayment']._serialized_options = b'\220\002\001\242\237\031\036\n\002\010\004\022\026\010\005\022\005\020\200\255\342\004\032\002\010\001%\000\000\000@*\002\010\001 \002'
-  _globals['_PAYMENTSTATE']._serialized_start=1162
-  _globals['_PAYMENTSTATE']._serialized_end=1316
+  _globals['_PAYMENTSTATE']._serialized_start=1046
+  _globals['_PAYMENTSTATE']._serialized_end=1200
   _globals['_PAYMENT']._serialized_start=196
   _globals['_PAYMENT']._serialized_end=410
   _globals['_CHARGEREQUEST']._serialized_start=413
-  _globals['_CHARGEREQUEST']._serialized_end=694
-  _globals['_CHARGERESPONSE']._serialized_start=696
-  _globals['_CHARGERESPONSE']._serialized_end=761
-  _globals['_REFUNDREQUEST']._serialized_start=763
-  _globals['_REFUNDREQUEST']._serialized_end=815
-  _globals['_REFUNDRESPONSE']._serialized_start=817
-  _globals['_REFUNDRESPONSE']._serialized_end=882
-  _globals['_VOIDREQUEST']._serialized_start=884
-  _globals['_VOIDREQUEST']._serialized_end=965
-  _globals['_VOIDRESPONSE']._serialized_start=967
-  _globals['_VOIDRESPONSE']._serialized_end=1030
-  _globals['_GETPAYMENTREQUEST']._serialized_start=1032
-  _globals['_GETPAYMENTREQUEST']._serialized_end=1088
-  _globals['_GETPAYMENTRESPONSE']._serialized_start=1090
-  _globals['_GETPAYMENTRESPONSE']._serialized_end=1159
-  _globals['_PAYMENTGATEWAY']._serialized_start=1319
-  _globals['_PAYMENTGATEWAY']._serialized_end=1846
+  _globals['_CHARGEREQUEST']._serialized_end=578
+  _globals['_CHARGERESPONSE']._serialized_start=580
+  _globals['_CHARGERESPONSE']._serialized_end=645
+  _globals['_REFUNDREQUEST']._serialized_start=647
+  _globals['_REFUNDREQUEST']._serialized_end=699
+  _globals['_REFUNDRESPONSE']._serialized_start=701
+  _globals['_REFUNDRESPONSE']._serialized_end=766
+  _globals['_VOIDREQUEST']._serialized_start=768
+  _globals['_VOIDREQUEST']._serialized_end=849
+  _globals['_VOIDRESPONSE']._serialized_start=851
+  _globals['_VOIDRESPONSE']._serialized_end=914
+  _globals['_GETPAYMENTREQUEST']._serialized_start=916
+  _globals['_GETPAYMENTREQUEST']._serialized_end=972
+  _globals['_GETPAYMENTRESPONSE']._serialized_start=974
+  _globals['_GETPAYMENTRESPONSE']._serialized_end=1043
+  _globals['_PAYMENTGATEWAY']._serialized_start=1203
+  _globals['_PAYMENTGATEWAY']._serialized_end=1730
 # @@protoc_insertion_point(module_scope)

@@ -23,8 +23,8 @@ class Bulk:
     """A statement over any number of rows.
 
     Attributes:
-        columns: The names of a row's values; the first value is never None.
-        statement: Reads the rows from `new`. Must ignore those whose first column is null.
+        columns: The names of a row's values; the first is a text.
+        statement: Reads the rows from `new`. Must ignore those whose first column is 0.
     """
 
     columns: tuple[str, ...]
@@ -35,21 +35,27 @@ class Bulk:
         return cls(
             columns,
             f"INSERT INTO {table} ({', '.join(columns)}) "  # noqa: S608 - names, no values
-            f"SELECT * FROM new WHERE {columns[0]} IS NOT NULL",
+            f"SELECT * FROM new WHERE {columns[0]} <> 0",
         )
 
     def run(self, connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
         """Runs the statement over the rows.
 
-        They are filled up with nulls to a power of two: that way there are few statements,
-        which stay prepared.
+        They are filled up with zeros to a power of two, or one and a half: that way there are few
+        statements, which stay prepared.
         """
         for start in range(0, len(rows), _MAX_ROWS):
             chunk = rows[start : start + _MAX_ROWS]
-            count = 1 << (len(chunk) - 1).bit_length()
+            count = _rounded_up(len(chunk))
             values = list(chain.from_iterable(chunk))
-            values += [None] * ((count - len(chunk)) * len(self.columns))
+            values += [0] * ((count - len(chunk)) * len(self.columns))
             connection.execute(_sql(self, count), values)
+
+
+def _rounded_up(count: int) -> int:
+    power = 1 << (count - 1).bit_length()
+    smaller = power - power // 4
+    return smaller if count <= smaller else power
 
 
 @functools.cache

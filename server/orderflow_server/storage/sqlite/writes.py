@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from orderflow_server.orders.errors import OrderNotFound, RequestIdReused, VersionConflict
+from orderflow_server.orders.ids import text_of
 from orderflow_server.orders.order import Order
 from orderflow_server.orders.ports import LeasedOrder
 from orderflow_server.storage.commands import (
@@ -65,8 +66,8 @@ UPDATE_ORDERS = Bulk(
     """
     UPDATE orders SET
         state = new.state, version = new.version, decline_reason = new.decline_reason,
-        update_time = new.update_time, lease_until = new.lease_until, lease_attempts = 0,
-        parked_time = NULL
+        update_time = new.update_time, lease_until = nullif(new.lease_until, 0),
+        lease_attempts = 0, parked_time = NULL
     FROM new WHERE orders.id = new.id
     """,
 )
@@ -174,7 +175,7 @@ def _place(
         stored = first.get(order.request_id)
         if stored is None:
             stored = first[order.request_id] = order
-            order_id = str(order.id)
+            order_id = text_of(order.id)
             orders.append(order_row(order, order_id, command.lease_until))
             items += item_rows(order, order_id)
             events.append(event_row(order, order_id))
@@ -190,7 +191,7 @@ def _place(
 
 def _placed_before(connection: sqlite3.Connection, places: list[tuple[int, Place]]) -> list[Order]:
     """The stored orders that any of the request ids placed."""
-    request_ids = [str(command.order.request_id) for _, command in places]
+    request_ids = [text_of(command.order.request_id) for _, command in places]
     ids = read_json(connection, _PLACED, (json.dumps(request_ids),))
     if not ids:
         return []
@@ -205,7 +206,7 @@ def _save(
 ) -> None:
     if not saves:
         return
-    ids = [str(command.order.id) for _, command in saves]
+    ids = [text_of(command.order.id) for _, command in saves]
     versions: dict[str, int] = read_json(connection, _VERSIONS, (json.dumps(ids),))
     rows: dict[str, tuple[Any, ...]] = {}  # By id: of several versions only the last is kept.
     events: list[tuple[Any, ...]] = []
@@ -219,7 +220,7 @@ def _save(
         else:
             versions[order_id] = order.version
             event = event_row(order, order_id)
-            lease_until = None if command.lease_until is None else micros(command.lease_until)
+            lease_until = 0 if command.lease_until is None else micros(command.lease_until)
             _, version_, state, decline_reason, update_time = event
             rows[order_id] = (order_id, state, version_, decline_reason, update_time, lease_until)
             events.append(event)

@@ -1,0 +1,24 @@
+"""What the domain's values are made of."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+
+
+class Value(msgspec.Struct, frozen=True, gc=False):
+    """Equal to another when all fields are equal, and never changed.
+
+    A frozen dataclass would do the same. But ten values are made for each order, and each would
+    take four times as long: of a CreateOrder's CPU that was a twentieth. `gc=False`: a value is
+    never part of a cycle, and the garbage collector need not look at it.
+    """
+
+    secret: ClassVar[frozenset[str]] = frozenset()
+    """Fields that are kept out of `repr`, and so of logs."""
+
+    def __repr__(self) -> str:
+        shown = (name for name in self.__struct_fields__ if name not in self.secret)
+        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in shown)
+        return f"{type(self).__name__}({fields})"
