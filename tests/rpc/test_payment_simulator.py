@@ -330,7 +330,8 @@ async def test_calls_keep_the_faults_they_began_with() -> None:
         begun.set()
         await go_on.wait()
 
-    async with serving(PaymentSimulator(grace_s=GRACE_S, sleep=sleep)) as gateway:
+    slow = Faults(latency_median_s=1)
+    async with serving(PaymentSimulator(faults=slow, grace_s=GRACE_S, sleep=sleep)) as gateway:
         charge = asyncio.create_task(gateway.charge())
         await begun.wait()
         gateway.simulator.injector.faults = Faults(error_rate=1, decline_rate=1)
@@ -427,7 +428,8 @@ async def test_calls_do_not_inherit_the_deadline_of_who_started_the_server() -> 
         seen.append(deadline.current())
 
     with deadline.within(Deadline.after(60)):
-        async with serving(PaymentSimulator(sleep=sleep, grace_s=GRACE_S)) as gateway:
+        slow = PaymentSimulator(faults=Faults(latency_median_s=1), sleep=sleep, grace_s=GRACE_S)
+        async with serving(slow) as gateway:
             await gateway.charge()
 
     assert seen == [None]

@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass
 from random import Random
 
+from orderflow_server.orders.value import Value
+
 MAX_LATENCY_MEDIAN_S = 60.0
 MAX_LATENCY_SIGMA = 3.0
 
@@ -60,8 +62,7 @@ class Ending(enum.Enum):
     LOST_ANSWER = "LOST_ANSWER"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fate:
+class Fate(Value, frozen=True, gc=False, kw_only=True):
     """What the faults have in store for one call.
 
     Attributes:

@@ -8,14 +8,15 @@ LedgerError
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
+
+from msgspec import structs
 
 from orderflow_server.orders.money import Money
 from orderflow_server.orders.ports import Clock, PaymentState
+from orderflow_server.orders.value import Value
 
 
 class LedgerError(Exception):
@@ -41,8 +42,7 @@ class PaymentNotCharged(LedgerError):
         super().__init__(key, "the payment was not charged")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LedgerPayment:
+class LedgerPayment(Value, frozen=True, gc=False, kw_only=True):
     """What is known under one key.
 
     Attributes:
@@ -65,8 +65,7 @@ class EntryKind(enum.Enum):
     REFUND = "REFUND"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LedgerEntry:
+class LedgerEntry(Value, frozen=True, gc=False, kw_only=True):
     """One movement of money."""
 
     kind: EntryKind
@@ -128,7 +127,7 @@ class Ledger:
             return payment
         if payment.state is not PaymentState.CHARGED or payment.amount is None:
             raise PaymentNotCharged(key)
-        refunded = dataclasses.replace(payment, state=PaymentState.REFUNDED)
+        refunded = structs.replace(payment, state=PaymentState.REFUNDED)
         self._payments[key] = refunded
         self._book(EntryKind.REFUND, refunded, payment.amount, self._now())
         return refunded

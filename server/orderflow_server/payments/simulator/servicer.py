@@ -23,7 +23,7 @@ from orderflow_server.payments.simulator.wire import (
     entry_to_proto,
     faults_from_proto,
     faults_to_proto,
-    payment_to_proto,
+    write_payment,
 )
 from orderflow_server.payments.wire import money_from_proto
 
@@ -31,7 +31,13 @@ Context = ServicerContext[Any, Any]
 Sleep = Callable[[float], Awaitable[None]]
 """Waits for so many seconds."""
 
-_Response = TypeVar("_Response", bound=Message)
+_Response = TypeVar(
+    "_Response",
+    payment_gateway_pb2.ChargeResponse,
+    payment_gateway_pb2.RefundResponse,
+    payment_gateway_pb2.VoidResponse,
+    payment_gateway_pb2.GetPaymentResponse,
+)
 
 DECLINE_REASON = "simulated: card declined"
 
@@ -90,14 +96,16 @@ class PaymentGatewayServicer(payment_gateway_pb2_grpc.PaymentGatewayServicer):
         request: Message,
         context: Context,
         book: Callable[[Fate], LedgerPayment],
-        response: Callable[..., _Response],
+        response: type[_Response],
     ) -> _Response:
         fate = self._injector.draw()
         try:
             payment = await self._undergo(fate, request, book)
         except Refusal as refusal:
             await refuse(context, refusal)
-        return response(payment=payment_to_proto(payment))
+        answer = response()
+        write_payment(answer.payment, payment)
+        return answer
 
     async def _undergo(
         self, fate: Fate, request: Message, book: Callable[[Fate], LedgerPayment]
@@ -106,7 +114,8 @@ class PaymentGatewayServicer(payment_gateway_pb2_grpc.PaymentGatewayServicer):
             raise Refusal.simulated("SIMULATED_OUTAGE", "the gateway is out of order")
         if fate.ending is Ending.TIMEOUT:
             await _never()
-        await self._sleep(fate.latency_s)
+        if fate.latency_s:
+            await self._sleep(fate.latency_s)
         if fate.ending is Ending.ERROR:
             raise Refusal.simulated("SIMULATED_ERROR", "the gateway failed this time")
         check(request)

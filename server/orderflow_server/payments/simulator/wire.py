@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC
 
-from google.protobuf import duration_pb2, timestamp_pb2
+from google.protobuf import duration_pb2
 
 from orderflow.payments.v1 import payment_gateway_pb2, payment_simulator_pb2
 from orderflow_server.payments.simulator.faults import Faults
 from orderflow_server.payments.simulator.ledger import EntryKind, LedgerEntry, LedgerPayment
 from orderflow_server.payments.wire import STATE_TO_PROTO, money_from_proto, money_to_proto
+from orderflow_server.timestamps import write_time
 
 _KIND_TO_PROTO: Mapping[EntryKind, payment_simulator_pb2.LedgerEntryKind.ValueType] = {
     EntryKind.CHARGE: payment_simulator_pb2.LEDGER_ENTRY_KIND_CHARGE,
@@ -19,25 +20,28 @@ _KIND_TO_PROTO: Mapping[EntryKind, payment_simulator_pb2.LedgerEntryKind.ValueTy
 _KIND_FROM_PROTO = {proto: kind for kind, proto in _KIND_TO_PROTO.items()}
 
 
-def payment_to_proto(payment: LedgerPayment) -> payment_gateway_pb2.Payment:
-    return payment_gateway_pb2.Payment(
-        idempotency_key=payment.key,
-        reference=payment.reference,
-        amount=None if payment.amount is None else money_to_proto(payment.amount),
-        state=STATE_TO_PROTO[payment.state],
-        decline_reason=payment.decline_reason,
-        create_time=_time_to_proto(payment.create_time),
-    )
+def write_payment(proto: payment_gateway_pb2.Payment, payment: LedgerPayment) -> None:
+    """Fills an empty message: into an answer, which would copy one that it is handed."""
+    proto.idempotency_key = payment.key
+    proto.reference = payment.reference
+    if payment.amount is not None:
+        proto.amount.currency_code = payment.amount.currency_code
+        proto.amount.units = payment.amount.units
+        proto.amount.nanos = payment.amount.nanos
+    proto.state = STATE_TO_PROTO[payment.state]
+    proto.decline_reason = payment.decline_reason
+    write_time(proto.create_time, payment.create_time)
 
 
 def entry_to_proto(entry: LedgerEntry) -> payment_simulator_pb2.LedgerEntry:
-    return payment_simulator_pb2.LedgerEntry(
+    proto = payment_simulator_pb2.LedgerEntry(
         kind=_KIND_TO_PROTO[entry.kind],
         idempotency_key=entry.key,
         reference=entry.reference,
         amount=money_to_proto(entry.amount),
-        time=_time_to_proto(entry.time),
     )
+    write_time(proto.time, entry.time)
+    return proto
 
 
 def entry_from_proto(entry: payment_simulator_pb2.LedgerEntry) -> LedgerEntry:
@@ -76,9 +80,3 @@ def faults_from_proto(faults: payment_simulator_pb2.Faults) -> Faults:
         latency_median_s=latency_median.seconds + latency_median.nanos / 1e9,
         latency_sigma=faults.latency_sigma,
     )
-
-
-def _time_to_proto(time: datetime) -> timestamp_pb2.Timestamp:
-    proto = timestamp_pb2.Timestamp()
-    proto.FromDatetime(time)
-    return proto
