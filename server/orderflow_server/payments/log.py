@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import structlog
 
+from orderflow_server.orders.ids import text_of
 from orderflow_server.payments.settlement import (
     OrderSettled,
     SettlementDeferred,
@@ -35,4 +36,4 @@ def log_settlement(event: SettlementEvent) -> None:
                 causes=causes(event.cause),
             )
         case OrderSettled():
-            log.debug("order settled", order_id=str(event.order.id), state=event.order.state)
+            log.debug("order settled", order_id=text_of(event.order.id), state=event.order.state)

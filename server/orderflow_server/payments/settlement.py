@@ -142,22 +142,22 @@ class Settlement:
         # The gateway keeps to this attempt's time. The writes keep to none: an outcome that is
         # known is worth writing down however late it is.
         gateway_deadline = Deadline.after(timeout_s)
-        with deadline.within(None):
-            while order.state.awaits_gateway:
-                try:
-                    with deadline.within(gateway_deadline):
-                        payment = await self._ask_gateway(order)
-                except (PaymentUnresolved, PaymentRefused) as cause:
-                    await self._put_off(order, attempts, cause)
-                    return order
-                following = after_payment(order, payment, self._now())
-                try:
-                    await self._store.save(following)
-                except VersionConflict:
-                    order = await self._store.get(order.id)
-                else:
-                    self._listener(OrderSettled(following))
-                    return following
+        deadline.enter(None)
+        while order.state.awaits_gateway:
+            try:
+                with deadline.within(gateway_deadline):
+                    payment = await self._ask_gateway(order)
+            except (PaymentUnresolved, PaymentRefused) as cause:
+                await self._put_off(order, attempts, cause)
+                return order
+            following = after_payment(order, payment, self._now())
+            try:
+                await self._store.save(following)
+            except VersionConflict:
+                order = await self._store.get(order.id)
+            else:
+                self._listener(OrderSettled(following))
+                return following
         return order
 
     async def _ask_gateway(self, order: Order) -> Payment:
