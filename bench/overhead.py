@@ -50,7 +50,7 @@ from orderflow_client.resilience.limiter import Limiter
 from orderflow_client.resilience.limits import AdaptiveLimit, AdaptiveLimitOptions, FixedLimit
 from orderflow_client.telemetry.call_metrics import CallMetrics
 from orderflow_server.acceptors import Acceptors
-from orderflow_server.lifecycle import leave_alone_what_stays
+from orderflow_server.lifecycle import leave_alone_what_stays, let_threads_finish_their_turns
 from orderflow_server.rpc.chain import ServerChain
 from orderflow_server.rpc.health import HealthService
 from orderflow_server.rpc.interceptors.authentication import anybody
@@ -282,6 +282,7 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--serve"]:
         loop_factory = uvloop.new_event_loop if "--uvloop" in sys.argv else None
         with asyncio.Runner(loop_factory=loop_factory) as runner:
+            let_threads_finish_their_turns()
             runner.run(serve(sys.argv[2]))
     elif sys.argv[1:2] == ["--sink"]:
         asyncio.run(sink())

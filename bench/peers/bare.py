@@ -1,8 +1,8 @@
 """A grpc.aio server with no Orderflow in it: what a call costs before anything is done for it.
 
 Answers CreateOrder and GetOrder of the same contract, with the same messages, and does nothing
-else. It runs on uvloop, as the service does. With `--opentelemetry` it has the stock tracing
-interceptor, which keeps 1 % of the traces and hands them to an exporter that forgets them.
+else. It runs on uvloop and is scheduled as the service is. With `--opentelemetry` it has the stock
+tracing interceptor, which keeps 1 % of the traces and hands them to an exporter that forgets them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
 from orderflow.v1 import order_pb2, order_service_pb2_grpc
 from orderflow.v1 import order_service_pb2 as pb
-from orderflow_server.lifecycle import leave_alone_what_stays
+from orderflow_server.lifecycle import leave_alone_what_stays, let_threads_finish_their_turns
 
 SERVICE = "orderflow.v1.OrderService"
 
@@ -86,4 +86,5 @@ async def serve(*, opentelemetry: bool) -> None:
 
 
 if __name__ == "__main__":
+    let_threads_finish_their_turns()
     uvloop.run(serve(opentelemetry="--opentelemetry" in sys.argv[1:]))

@@ -14,7 +14,7 @@ import uvloop
 from orderflow.payments.v1 import payment_gateway_pb2 as pb
 from orderflow.payments.v1 import payment_gateway_pb2_grpc as rpc
 from orderflow_server.acceptors import Acceptors
-from orderflow_server.lifecycle import leave_alone_what_stays
+from orderflow_server.lifecycle import leave_alone_what_stays, let_threads_finish_their_turns
 
 
 class Gateway(rpc.PaymentGatewayServicer):
@@ -55,4 +55,5 @@ async def serve() -> None:
 
 
 if __name__ == "__main__":
+    let_threads_finish_their_turns()
     uvloop.run(serve())

@@ -7,7 +7,7 @@ from typing import Any
 
 import uvicorn
 
-from orderflow_server.lifecycle import leave_alone_what_stays
+from orderflow_server.lifecycle import leave_alone_what_stays, let_threads_finish_their_turns
 
 _IDLE_S = 600
 _WAITING = 1024
@@ -24,6 +24,7 @@ def serve(app: Any) -> None:
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, timeout_keep_alive=_IDLE_S, backlog=_WAITING
     )
-    # As the service does when it has started, and to the good of all alike.
+    # As the service does, and to the good of all alike.
+    let_threads_finish_their_turns()
     leave_alone_what_stays()
     uvicorn.Server(config).run(sockets=[listening])

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 import structlog
 
@@ -93,6 +93,20 @@ def stop_with_stdin(stop: asyncio.Event) -> Iterator[None]:
         yield
     finally:
         loop.remove_reader(stdin)
+
+
+def let_threads_finish_their_turns() -> None:
+    """Has the kernel not interrupt the thread at work for one that has just woken up.
+
+    gRPC's threads and the database's wake for a few microseconds each, several times for every
+    call, and by default each of them may push the event loop's thread off its core. With this
+    policy (sched(7), SCHED_BATCH) they wait for a free core or the end of its turn: a tenth less
+    CPU for an order. Where it is not allowed, or was chosen otherwise by who started the process,
+    nothing changes. For all threads that are started from here on.
+    """
+    if sys.platform == "linux" and os.sched_getscheduler(0) == os.SCHED_OTHER:
+        with suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 _YOUNG_OBJECTS = 2_000

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -50,3 +53,18 @@ async def test_the_caller_may_be_cancelled_meanwhile() -> None:
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the policies are Linux's")
+@pytest.mark.parametrize(("before", "after"), [("OTHER", "BATCH"), ("IDLE", "IDLE")])
+def test_threads_finish_their_turns_unless_who_started_the_process_chose(
+    before: str, after: str
+) -> None:
+    # In a process of its own: it holds for all threads that come.
+    program = (
+        f"import os; os.sched_setscheduler(0, os.SCHED_{before}, os.sched_param(0));"
+        "from orderflow_server.lifecycle import let_threads_finish_their_turns as let; let();"
+        "print(os.sched_getscheduler(0))"
+    )
+    said = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    assert int(said.stdout) == getattr(os, f"SCHED_{after}")
