@@ -9,9 +9,9 @@ so that what else the machine does meets all. The load comes from this process.
 - bare, opentelemetry: `bench/peers/bare.py`, which answers and does nothing: the least that a call
   of grpc.aio costs, without and with the stock tracing.
 
-All of them run on uvloop and are scheduled as the service is. The gateways of the two on PostgreSQL keep a dict
-and do nothing else, over gRPC and over HTTP: a real one is on somebody else's machine. On SQLite it
-is the payment simulator that comes with the service.
+All of them run on uvloop and are scheduled as the service is. The gateways of the two on PostgreSQL
+keep a dict and do nothing else, over gRPC and over HTTP: a real one is on somebody else's machine.
+On SQLite it is the payment simulator that comes with the service.
 
 PostgreSQL and SQLite are as they come, so an answer means that the order is on the disk, twice:
 when it was placed, and when it was paid. After each round the database is asked whether every order
