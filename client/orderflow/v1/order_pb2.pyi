@@ -154,8 +154,8 @@ class OrderItem(message.Message):
     def unit_price(self) -> money_pb2.Money:
         """The price of one. Required; zero is allowed, negative is not. All items of
         an order have the same currency: three capital letters, ISO 4217. (The server checks
-        amounts itself: google.type.Money has no rules of its own, and one here would have the
-        message copied for each item, at a tenth of what the whole call costs.)
+        amounts itself: google.type.Money has no rules of its own, and one written here would have
+        the message copied for each item.)
         """
 
     def __init__(
