@@ -9,8 +9,8 @@ load, which is CreateOrder. Two things can be what bounds the capacity:
   to spare: to refuse a call costs a fifth of what it costs to serve one.
 - cpu (`--cpu`): orders of 100 items, more than a millisecond of the service's CPU each, and room
   for 200. To refuse a call then takes from what is served, the more of it the less an order costs,
-  and a refusal waits for the work that its turn of the event loop has before it: what is bounded
-  is how much of an order each refusal costs, and not goodput or how long refusals take.
+  and a refusal waits for the work that its turn of the event loop has before it: goodput has a
+  wider bound, and how long refusals take has none.
 
 Phases:
 
@@ -21,11 +21,10 @@ Phases:
 
 Every refused call must carry a pushback. Health is asked ten times a second throughout.
 
-Exits with 1 when goodput is less than 90 % of the peak (cpu: when each refusal takes more than a
-fifth of an order from it), when the 99th percentile of accepted calls is more than three times the
-one at the peak, when one of twenty refusals took longer than 5 ms (cpu: any time), when one carries
-no pushback, when a call was neither accepted nor refused, when health did not answer, or when
-recovery takes longer than 2 s.
+Exits with 1 when goodput is less than 90 % of the peak (cpu: 35 %), when the 99th percentile of
+accepted calls is more than three times the one at the peak, when one of twenty refusals took longer
+than 5 ms (cpu: any time), when one carries no pushback, when a call was neither accepted nor
+refused, when health did not answer, or when recovery takes longer than 2 s.
 """
 
 from __future__ import annotations
@@ -251,8 +250,6 @@ async def main(*, cpu: bool) -> int:
 
     offered = len(overload.accepted_ms) + len(overload.refused_ms) + overload.failed
     goodput, p99 = overload.goodput / peak.goodput, overload.p99_ms / peak.p99_ms
-    refused_per_s = max(len(overload.refused_ms), 1) / OVERLOAD_S
-    lost = (peak.goodput - overload.goodput) / refused_per_s
     refusal_ms, recovered_s = percentile(overload.refused_ms, 95), recovered_after_s(recovery)
     checks = [
         # Or this process made less of it than it says.
@@ -261,11 +258,7 @@ async def main(*, cpu: bool) -> int:
             measured=offered / OVERLOAD_S / peak.goodput,
             at_least=0.95 * FACTOR,
         ),
-        (
-            Check(name="orders not served, for each refusal", measured=lost, at_most=0.2)
-            if cpu
-            else Check(name="goodput, of the peak", measured=goodput, at_least=0.9)
-        ),
+        Check(name="goodput, of the peak", measured=goodput, at_least=0.35 if cpu else 0.9),
         Check(name="p99 of accepted calls, of that at the peak", measured=p99, at_most=3),
         *([] if cpu else [Check(name="refusals, p95", measured=refusal_ms, unit="ms", at_most=5)]),
         Check(name="refusals without pushback", measured=overload.without_pushback, at_most=0),

@@ -96,16 +96,21 @@ def stop_with_stdin(stop: asyncio.Event) -> Iterator[None]:
 
 
 def let_threads_finish_their_turns() -> None:
-    """Has the kernel not interrupt the thread at work for one that has just woken up.
+    """Has the kernel not interrupt one thread of this process for another that has just woken up.
 
     gRPC's threads and the database's wake for a few microseconds each, several times for every
     call, and by default each of them may push the event loop's thread off its core. With this
     policy (sched(7), SCHED_BATCH) they wait for a free core or the end of its turn: a tenth less
-    CPU for an order. Where it is not allowed, or was chosen otherwise by who started the process,
-    nothing changes. For all threads that are started from here on.
+    CPU for an order. The price: the loop does not push others off theirs either, and beside a
+    process that never rests it waits for the end of that one's turn, a few milliseconds.
+
+    For the thread that calls it and all that are started from here on. Where it is not allowed, or
+    who started the process chose another policy than the default, nothing changes.
     """
-    if sys.platform == "linux" and os.sched_getscheduler(0) == os.SCHED_OTHER:
-        with suppress(OSError):
+    if sys.platform != "linux":
+        return
+    with suppress(OSError):
+        if os.sched_getscheduler(0) == os.SCHED_OTHER:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 

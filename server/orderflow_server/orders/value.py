@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -11,7 +12,7 @@ class Value(msgspec.Struct, frozen=True, gc=False):
     """Equal to another when all fields are equal, and never changed.
 
     A frozen dataclass would do the same. But ten values are made for each order, and each would
-    take four times as long: of a CreateOrder's CPU that was a twentieth. `gc=False`: a value is
+    take several times as long: of a CreateOrder's CPU that was a twentieth. `gc=False`: a value is
     never part of a cycle, and the garbage collector need not look at it.
     """
 
@@ -19,6 +20,13 @@ class Value(msgspec.Struct, frozen=True, gc=False):
     """Fields that are kept out of `repr`, and so of logs."""
 
     def __repr__(self) -> str:
-        shown = (name for name in self.__struct_fields__ if name not in self.secret)
-        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in shown)
+        fields = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
         return f"{type(self).__name__}({fields})"
+
+    def __rich_repr__(self) -> Iterator[tuple[str, Any]]:
+        """What `rich` prints instead, without being asked to."""
+        return (
+            (name, getattr(self, name))
+            for name in self.__struct_fields__
+            if name not in self.secret
+        )

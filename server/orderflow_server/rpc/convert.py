@@ -7,16 +7,15 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from google.type.money_pb2 import Money as MoneyMessage
 
 from orderflow.v1 import order_pb2
 from orderflow.v1 import order_service_pb2 as pb
+from orderflow_server.messages import write_money, write_time
 from orderflow_server.orders.ids import text_of
 from orderflow_server.orders.money import Money, MoneyError
 from orderflow_server.orders.order import Order, OrderDraft, OrderItem, OrderQuery, OrderState
 from orderflow_server.rpc import page_token
 from orderflow_server.rpc.status import InvalidRequest, Violation
-from orderflow_server.timestamps import write_time
 
 DEFAULT_PAGE_SIZE = 50
 _LAST_TIME = datetime.max.replace(tzinfo=UTC)
@@ -46,7 +45,10 @@ def draft_from(request: pb.CreateOrderRequest) -> OrderDraft:
     if violations:
         raise InvalidRequest(violations)
     return OrderDraft(
-        UUID(request.request_id), request.customer_id, tuple(items), request.payment_token
+        request_id=UUID(request.request_id),
+        customer_id=request.customer_id,
+        items=tuple(items),
+        payment_token=request.payment_token,
     )
 
 
@@ -85,21 +87,15 @@ def write_order(
     if items is None:
         for item in order.items:
             added = message.items.add(sku=item.sku, quantity=item.quantity)
-            _write_money(added.unit_price, item.unit_price)
+            write_money(added.unit_price, item.unit_price)
     else:
         message.items.extend(items)
-    _write_money(message.total, order.total)
+    write_money(message.total, order.total)
     message.version = order.version
     write_time(message.create_time, order.create_time)
     write_time(message.update_time, order.update_time)
     message.decline_reason = order.decline_reason
     message.request_id = text_of(order.request_id)
-
-
-def _write_money(message: MoneyMessage, money: Money) -> None:
-    message.currency_code = money.currency_code
-    message.units = money.units
-    message.nanos = money.nanos
 
 
 def _time_from(request: pb.ListOrdersRequest, field: str) -> datetime | None:

@@ -91,6 +91,7 @@ class BatchEnded:
     duration_s: float
 
 
+# Not frozen, though nothing changes it: see `Deadline`.
 @dataclass(slots=True, eq=False)
 class _Waiting:
     """A command whose caller waits for the future."""

@@ -112,7 +112,7 @@ class ChargeRequest(message.Message):
     """What to charge. Required."""
     @builtins.property
     def amount(self) -> money_pb2.Money:
-        """How much. Required; not negative, in one currency: three capital letters, ISO 4217."""
+        """How much. Required; not negative, its currency three capital letters (ISO 4217)."""
 
     def __init__(
         self,

@@ -8,10 +8,10 @@ from datetime import UTC
 from google.protobuf import duration_pb2
 
 from orderflow.payments.v1 import payment_gateway_pb2, payment_simulator_pb2
+from orderflow_server.messages import write_money, write_time
 from orderflow_server.payments.simulator.faults import Faults
 from orderflow_server.payments.simulator.ledger import EntryKind, LedgerEntry, LedgerPayment
 from orderflow_server.payments.wire import STATE_TO_PROTO, money_from_proto, money_to_proto
-from orderflow_server.timestamps import write_time
 
 _KIND_TO_PROTO: Mapping[EntryKind, payment_simulator_pb2.LedgerEntryKind.ValueType] = {
     EntryKind.CHARGE: payment_simulator_pb2.LEDGER_ENTRY_KIND_CHARGE,
@@ -25,9 +25,7 @@ def write_payment(proto: payment_gateway_pb2.Payment, payment: LedgerPayment) ->
     proto.idempotency_key = payment.key
     proto.reference = payment.reference
     if payment.amount is not None:
-        proto.amount.currency_code = payment.amount.currency_code
-        proto.amount.units = payment.amount.units
-        proto.amount.nanos = payment.amount.nanos
+        write_money(proto.amount, payment.amount)
     proto.state = STATE_TO_PROTO[payment.state]
     proto.decline_reason = payment.decline_reason
     write_time(proto.create_time, payment.create_time)

@@ -15,7 +15,7 @@ from itertools import chain
 from typing import Any
 
 _MAX_ROWS = 2048
-"""Of the widest row, 14 columns, these are still fewer than SQLite's 32 766 parameters."""
+"""Of the widest row, 15 columns, these are still fewer than SQLite's 32 766 parameters."""
 
 
 @dataclass(frozen=True, slots=True)
