@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import msgspec
@@ -23,10 +22,7 @@ class Value(msgspec.Struct, frozen=True, gc=False):
         fields = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
         return f"{type(self).__name__}({fields})"
 
-    def __rich_repr__(self) -> Iterator[tuple[str, Any]]:
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
         """What `rich` prints instead, without being asked to."""
-        return (
-            (name, getattr(self, name))
-            for name in self.__struct_fields__
-            if name not in self.secret
-        )
+        shown = (name for name in self.__struct_fields__ if name not in self.secret)
+        return [(name, getattr(self, name)) for name in shown]
