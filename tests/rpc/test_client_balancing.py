@@ -234,7 +234,9 @@ class TestServersThatGo:
             assert {order.id for order in await asyncio.gather(*calls)} == {"made"}
             for _ in range(CALLS):
                 await client.get_order("one")
-        assert [type(event) for event in events] == [RetryScheduled]
+        # One as a rule; two when the client hears of the end later than of the call's.
+        assert {type(event) for event in events} == {RetryScheduled}
+        assert len(events) <= 2
         [hung] = dying.orders.attempts("CreateOrder")
         made = [each.request for each in other.orders.attempts("CreateOrder")]
         assert hung.request in made
