@@ -44,7 +44,8 @@ from processes import free_port, server_process
 HERE = Path(__file__).parent
 CALLERS = 64
 """For each worker."""
-CONNECTIONS = 8
+CONNECTIONS = 32
+"""Of each load process: the kernel gives each to either worker, and of many about half."""
 WANTED_GAIN = 1.6
 CORES_FOR_THROUGHPUT = 7
 SHARE = 0.25
@@ -153,7 +154,7 @@ def check(one: Served, two: Served) -> Check:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Two workers against one.")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--seconds", type=float, default=4.0, help="of a round (%(default)s)")
     given = parser.parse_args()
     # Beside this file, not in a temporary directory: that may be memory, where a commit is free.
