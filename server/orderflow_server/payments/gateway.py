@@ -36,11 +36,12 @@ from orderflow.payments.v1 import payment_gateway_pb2, payment_gateway_pb2_grpc
 from orderflow_client.contract import contracts
 from orderflow_client.resilience.waiting import elsewhere
 from orderflow_client.status import BREAKER_OPEN, details_of
+from orderflow_server.messages import write_money
 from orderflow_server.orders.errors import PaymentUnresolved
 from orderflow_server.orders.ids import text_of
 from orderflow_server.orders.order import Order
 from orderflow_server.orders.ports import Payment, PaymentState
-from orderflow_server.payments.wire import STATE_FROM_PROTO, money_to_proto
+from orderflow_server.payments.wire import STATE_FROM_PROTO
 
 CONTRACT = contracts(payment_gateway_pb2.DESCRIPTOR.services_by_name["PaymentGateway"])
 """The gateway's policies, for the channel to it."""
@@ -102,9 +103,9 @@ class GrpcPaymentGateway:
         request = payment_gateway_pb2.ChargeRequest(
             idempotency_key=order.payment_key,
             reference=text_of(order.id),
-            amount=money_to_proto(order.total),
             payment_token=order.payment_token,
         )
+        write_money(request.amount, order.total)
         return await _payment_of(order, self._stub.Charge(request))
 
     async def refund(self, order: Order) -> Payment:

@@ -21,10 +21,6 @@ STATE_FROM_PROTO: Mapping[payment_gateway_pb2.PaymentState.ValueType, PaymentSta
 }
 
 
-def money_to_proto(money: Money) -> money_pb2.Money:
-    return money_pb2.Money(currency_code=money.currency_code, units=money.units, nanos=money.nanos)
-
-
 def money_from_proto(money: money_pb2.Money) -> Money:
     """The domain's amount.
 

@@ -11,7 +11,7 @@ from orderflow.payments.v1 import payment_gateway_pb2, payment_simulator_pb2
 from orderflow_server.messages import write_money, write_time
 from orderflow_server.payments.simulator.faults import Faults
 from orderflow_server.payments.simulator.ledger import EntryKind, LedgerEntry, LedgerPayment
-from orderflow_server.payments.wire import STATE_TO_PROTO, money_from_proto, money_to_proto
+from orderflow_server.payments.wire import STATE_TO_PROTO, money_from_proto
 
 _KIND_TO_PROTO: Mapping[EntryKind, payment_simulator_pb2.LedgerEntryKind.ValueType] = {
     EntryKind.CHARGE: payment_simulator_pb2.LEDGER_ENTRY_KIND_CHARGE,
@@ -36,8 +36,8 @@ def entry_to_proto(entry: LedgerEntry) -> payment_simulator_pb2.LedgerEntry:
         kind=_KIND_TO_PROTO[entry.kind],
         idempotency_key=entry.key,
         reference=entry.reference,
-        amount=money_to_proto(entry.amount),
     )
+    write_money(proto.amount, entry.amount)
     write_time(proto.time, entry.time)
     return proto
 
