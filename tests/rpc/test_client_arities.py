@@ -41,14 +41,19 @@ async def bench() -> AsyncIterator[Bench]:
     async with serving_bytes() as (service, target):
         bench = Bench(service, target)
         async with bench.channel, bench.stock:
+            # These are of calls: one that has to connect first fails when that does.
+            await asyncio.gather(bench.channel.channel_ready(), bench.stock.channel_ready())
             yield bench
 
 
 async def refused(arity: Arity, bench: Bench) -> bool:
-    """Whether the breaker refuses a call."""
+    """Whether the breaker refuses a call, that the service fails otherwise."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await arity.responses(arity.call(bench.channel, b"fail"))
-    return details_of(caught.value).reason == "BREAKER_OPEN"
+    if details_of(caught.value).reason == "BREAKER_OPEN":
+        return True
+    assert caught.value.details() == "told to fail"
+    return False
 
 
 class TestIsTheCallItWas:

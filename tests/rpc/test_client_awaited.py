@@ -54,6 +54,7 @@ async def bench() -> AsyncIterator[Bench]:
     async with serving() as served:
         bench = Bench(served)
         async with bench.channel:
+            await bench.channel.channel_ready()
             yield bench
 
 

@@ -42,6 +42,7 @@ async def served() -> AsyncIterator[Served]:
 async def bench(served: Served) -> AsyncIterator[ClientBench]:
     bench = ClientBench(served.target, ORDER_CONTRACT)
     async with bench.channel:
+        await bench.channel.channel_ready()
         yield bench
 
 

@@ -53,6 +53,7 @@ async def served() -> AsyncIterator[Served]:
 async def bench(served: Served) -> AsyncIterator[ClientBench]:
     bench = hedging_bench(served.target)
     async with bench.channel:
+        await bench.channel.channel_ready()
         yield bench
 
 

@@ -55,6 +55,7 @@ async def served() -> AsyncIterator[Served]:
 async def bench(served: Served) -> AsyncIterator[Bench]:
     bench = Bench(served, ORDER_CONTRACT)
     async with bench.channel:
+        await bench.channel.channel_ready()
         yield bench
 
 

@@ -123,6 +123,7 @@ async def bench(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Bench]:
     async with serving_bytes() as (service, target):
         bench = Bench(service, target, caplog)
         async with bench.channel:
+            await bench.channel.channel_ready()
             yield bench
 
 
