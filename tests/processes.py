@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orderflow_client import OrderClient, OrderflowError
-from orderflow_server.chaos.processes import free_port
+from orderflow_server.free_port import free_port
 
 __all__ = ["ServerProcess", "free_port", "run_server_command", "server_process", "until_serving"]
 

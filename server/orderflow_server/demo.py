@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 import statistics
 import sys
 import tempfile
@@ -38,6 +37,7 @@ from orderflow_client import (
     money,
 )
 from orderflow_client.resilience.events import PolicyEvent, RetryScheduled
+from orderflow_server.free_port import free_port
 from orderflow_server.orders.money import Money
 from orderflow_server.orders.order import OrderState
 from orderflow_server.payments.audit import Audit, AuditedOrder, audit
@@ -76,8 +76,8 @@ async def _demo(console: Console, *, orders: int, concurrency: int, seed: int) -
     tally = _Tally()
     with tempfile.TemporaryDirectory(prefix="orderflow-demo-") as scratch_name:
         scratch = Path(scratch_name)
-        gateway = f"127.0.0.1:{_free_port()}"
-        address = f"127.0.0.1:{_free_port()}"
+        gateway = f"127.0.0.1:{free_port()}"
+        address = f"127.0.0.1:{free_port()}"
         async with (
             _running(scratch / "gateway.log", _gateway_arguments(gateway, seed)),
             _Service(address, gateway, scratch) as service,
@@ -313,13 +313,6 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
     if process.returncode is None:
         process.send_signal(signal.SIGTERM)
     await process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _audited(order: order_pb2.Order) -> AuditedOrder:

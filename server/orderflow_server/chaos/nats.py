@@ -6,7 +6,8 @@ import asyncio
 import os
 from pathlib import Path
 
-from orderflow_server.chaos.processes import CannotStart, Process, free_port, program
+from orderflow_server.chaos.processes import CannotStart, Process, program
+from orderflow_server.free_port import free_port
 
 _START_TIMEOUT_S = 10.0
 _POLL_S = 0.01

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import shutil
 import signal
-import socket
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 _STOP_TIMEOUT_S = 30.0
-_PORTS = range(20_000, 32_000)
-"""Below those that the kernel gives to connections, which is how it would give one to somebody else
-before the caller listens there, or while its server is away."""
-
 CHECKOUT = Path(__file__).resolve().parents[3]
 """Where deploy/ and .cache/ are, unless this was installed from a wheel."""
 
@@ -94,24 +87,6 @@ class Process:
 def own_command(*arguments: str) -> list[str]:
     """A command of `orderflow-server`, as run by this Python."""
     return [sys.executable, "-m", "orderflow_server", *arguments]
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody else takes as long as this process lives.
-
-    Its twin of UDP is held meanwhile, so that processes which choose beside take another.
-    """
-    for port in random.sample(_PORTS, len(_PORTS)):
-        with (
-            suppress(OSError),  # Somebody has it.
-            socket.socket(type=socket.SOCK_DGRAM) as twin,
-            socket.socket() as probe,
-        ):
-            twin.bind(("127.0.0.1", port))
-            probe.bind(("127.0.0.1", port))
-            twin.detach()  # It stays open until the process ends.
-            return port
-    raise CannotStart("no port is free")
 
 
 def program(name: str) -> str | None:

@@ -13,8 +13,9 @@ import aiohttp
 import yaml
 
 from orderflow_server.chaos.hurry import SPEED, hurried, shorter
-from orderflow_server.chaos.processes import CHECKOUT, CannotStart, Process, free_port, program
+from orderflow_server.chaos.processes import CHECKOUT, CannotStart, Process, program
 from orderflow_server.chaos.recording import AlertsSeen, Recording
+from orderflow_server.free_port import free_port
 
 RULES = CHECKOUT / "deploy" / "prometheus" / "rules"
 INTERVAL_S = 0.25

@@ -14,9 +14,10 @@ from pathlib import Path
 from orderflow_client import OrderClient, OrderflowError
 from orderflow_server.chaos.database import PostgresProcess, database
 from orderflow_server.chaos.nats import NatsServer
-from orderflow_server.chaos.processes import CannotStart, Process, free_port, own_command
+from orderflow_server.chaos.processes import CannotStart, Process, own_command
 from orderflow_server.chaos.prometheus import Prometheus, prometheus
 from orderflow_server.chaos.proxy import Network
+from orderflow_server.free_port import free_port
 from orderflow_server.payments.simulator.client import set_faults
 from orderflow_server.payments.simulator.faults import Faults
 from orderflow_server.settings import ENV_PREFIX
