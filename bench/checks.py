@@ -7,6 +7,7 @@ collects and `bench/pictures.py` draws.
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -55,6 +56,11 @@ class Check:
     def wanted(self) -> str:
         sign, bound = (">=", self.at_least) if self.at_least is not None else ("<=", self.at_most)
         return f"{sign} {bound:,g} {self.unit}".rstrip()
+
+
+def ratio(some: Sequence[float], others: Sequence[float]) -> float:
+    """The median of the ratios within each round, in which both met the same machine."""
+    return statistics.median(a / b for a, b in zip(some, others, strict=True))
 
 
 def conclude(

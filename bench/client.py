@@ -27,7 +27,7 @@ from rich.table import Table
 
 sys.path.append(str(Path(__file__).parent.parent))
 
-from bench.checks import Check, conclude
+from bench.checks import Check, conclude, ratio
 from bench.load import ITEMS, closed_loop
 from bench.process import cpu_s, script
 from orderflow.v1 import order_service_pb2 as pb
@@ -118,13 +118,13 @@ def main() -> int:
         table.add_column(column, justify="right" if column else "left")
     checks = []
     for name, (of_stub, of_client) in figures.items():
-        ratio = statistics.median(b / a for a, b in zip(of_stub, of_client, strict=True))
+        cost = ratio(of_client, of_stub)
         medians = (statistics.median(of_stub), statistics.median(of_client))
-        table.add_row(name, *(f"{median:.0f}" for median in medians), f"{ratio:.2f}")
+        table.add_row(name, *(f"{median:.0f}" for median in medians), f"{cost:.2f}")
         checks.append(
             Check(
                 name=f"client CPU of {name}, of a stub's",
-                measured=ratio,
+                measured=cost,
                 at_most=QUICK_RATIO if quick else WANTED_RATIO,
             )
         )

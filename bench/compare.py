@@ -30,7 +30,7 @@ import sqlite3
 import statistics
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +42,7 @@ from rich.table import Table
 
 sys.path.extend(str(Path(__file__).parent.parent / name) for name in ("", "tests"))
 
-from bench.checks import Check, conclude
+from bench.checks import Check, conclude, ratio
 from bench.load import Call, Sample, closed_loop, create_orders, percentile, post_orders
 from bench.process import Subject, cpu_s, gateway, resident_bytes, script
 from fakes.postgres import TestDatabases, postgres_process
@@ -204,11 +204,6 @@ async def measure(length: Length, databases: TestDatabases) -> dict[str, Side]:
                 for side in compared.values():
                     await side.round(length.round_s)
     return compared
-
-
-def ratio(some: Sequence[float], others: Sequence[float]) -> float:
-    """The median over the rounds."""
-    return statistics.median(a / b for a, b in zip(some, others, strict=True))
 
 
 def checks(compared: Mapping[str, Side], length: Length) -> list[Check]:

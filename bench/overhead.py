@@ -28,7 +28,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Never
@@ -43,7 +43,7 @@ from rich.table import Table
 
 sys.path.append(str(Path(__file__).parent.parent))
 
-from bench.checks import Check, conclude
+from bench.checks import Check, conclude, ratio
 from orderflow.v1 import order_service_pb2 as pb
 from orderflow.v1 import order_service_pb2_grpc as rpc
 from orderflow_client.resilience.limiter import Limiter
@@ -244,10 +244,6 @@ async def measure(servers: dict[str, Process]) -> dict[str, list[float]]:
     for channel in channels:
         await channel.close()
     return figures
-
-
-def ratio(figures: Sequence[float], bare: Sequence[float]) -> float:
-    return statistics.median(a / b for a, b in zip(figures, bare, strict=True))
 
 
 def main() -> int:

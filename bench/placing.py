@@ -13,7 +13,7 @@ import uuid_utils.compat
 from rich.console import Console
 from rich.table import Table
 
-from bench.checks import Check, conclude
+from bench.checks import Check, conclude, ratio
 from orderflow_server.orders.money import Money
 from orderflow_server.orders.order import Order, OrderDraft, OrderItem
 
@@ -66,7 +66,7 @@ def report(
         benchmark: Its script.
         title: What was measured.
         rates: Of each round, by name.
-        wanted: The least that the first median must be of the second.
+        wanted: The least that the first must be of the second.
     """
     table = Table(title=title)
     for column in ("", "median", "lowest", "highest"):
@@ -76,7 +76,8 @@ def report(
             name, *(f"{rate:,.0f}" for rate in (statistics.median(some), min(some), max(some)))
         )
     Console().print(table)
-    engine, peer = map(statistics.median, rates.values())
-    _, other = rates
-    ratio = Check(name=f"{benchmark}: engine, of {other}", measured=engine / peer, at_least=wanted)
-    return conclude(benchmark, [ratio], figures=rates)
+    (_, engine), (other, peer) = rates.items()
+    check = Check(
+        name=f"{benchmark}: engine, of {other}", measured=ratio(engine, peer), at_least=wanted
+    )
+    return conclude(benchmark, [check], figures=rates)

@@ -34,7 +34,7 @@ from rich.table import Table
 
 sys.path.extend(str(Path(__file__).parent.parent / name) for name in ("", "tests"))
 
-from bench.checks import Check, conclude
+from bench.checks import Check, conclude, ratio
 from bench.load import closed_loop, create_orders
 from bench.process import children_of, cpu_s, gateway
 from bench.quota import share_of_a_core
@@ -144,9 +144,9 @@ async def measure(url: str, *, rounds: int, seconds: float) -> dict[int, Served]
 
 def check(one: Served, two: Served) -> Check:
     if one.bounds and two.bounds:
-        gain = statistics.median(b / a for a, b in zip(one.per_s, two.per_s, strict=True))
+        gain = ratio(two.per_s, one.per_s)
         return Check(name="orders/s of two workers, of one's", measured=gain, at_least=WANTED_GAIN)
-    cost = statistics.median(b / a for a, b in zip(one.cpu_us, two.cpu_us, strict=True))
+    cost = ratio(two.cpu_us, one.cpu_us)
     return Check(
         name="CPU of an order at two workers, of one's", measured=cost, at_most=2 / WANTED_GAIN
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench import checks
-from bench.checks import Check, conclude, read
+from bench.checks import Check, conclude, ratio, read
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +32,15 @@ def test_what_is_past_its_bound_is_not_good() -> None:
 def test_what_is_not_a_number_is_not_good() -> None:
     assert not Check(name="ratio", measured=math.nan, at_least=1.0).good
     assert not Check(name="ratio", measured=math.nan, at_most=1.0).good
+
+
+def test_a_ratio_is_the_median_of_those_within_the_rounds() -> None:
+    assert ratio([30.0, 8.0, 12.0], [10.0, 2.0, 6.0]) == 3  # the medians' would be 2
+
+
+def test_a_ratio_needs_both_in_every_round() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        ratio([1.0, 2.0], [1.0])
 
 
 @pytest.mark.parametrize("bounds", [{}, {"least": 1.0, "most": 2.0}])
