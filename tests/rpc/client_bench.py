@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import grpc
@@ -19,6 +20,16 @@ from orderflow_client.resilience.retry import RetryBudget
 
 AT_ONCE = BreakerOptions(minimum_attempts=1, failure_ratio=1.0)
 """A breaker that a single failure opens, for 5 seconds."""
+
+
+@asynccontextmanager
+async def connected(*channels: grpc.aio.Channel) -> AsyncIterator[None]:
+    """Channels for tests of calls: one that has to connect first fails when that does."""
+    async with AsyncExitStack() as stack:
+        for channel in channels:
+            await stack.enter_async_context(channel)
+            await channel.channel_ready()
+        yield
 
 
 class _Innermost(grpc.aio.UnaryUnaryClientInterceptor):

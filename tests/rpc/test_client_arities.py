@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 from rpc.byte_service import ARITIES, Arity, ByteService, contract, serving_bytes
-from rpc.client_bench import ClientBench
+from rpc.client_bench import ClientBench, connected
 
 from orderflow_client import guarded_stream
 from orderflow_client.interceptors import UnaryStreamPolicies
@@ -40,9 +40,7 @@ class Bench(ClientBench):
 async def bench() -> AsyncIterator[Bench]:
     async with serving_bytes() as (service, target):
         bench = Bench(service, target)
-        async with bench.channel, bench.stock:
-            # These are of calls: one that has to connect first fails when that does.
-            await asyncio.gather(bench.channel.channel_ready(), bench.stock.channel_ready())
+        async with connected(bench.channel, bench.stock):
             yield bench
 
 

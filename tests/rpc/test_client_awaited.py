@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import grpc
 import pytest
+from rpc.client_bench import connected
 from rpc.scripted_service import HANG, Refusal, Served, reason, serving
 
 from fakes.telemetry import Seen
@@ -53,8 +54,7 @@ class Bench:
 async def bench() -> AsyncIterator[Bench]:
     async with serving() as served:
         bench = Bench(served)
-        async with bench.channel:
-            await bench.channel.channel_ready()
+        async with connected(bench.channel):
             yield bench
 
 

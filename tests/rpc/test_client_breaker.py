@@ -12,7 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
-from rpc.client_bench import ClientBench
+from rpc.client_bench import ClientBench, connected
 from rpc.scripted_service import HANG, Refusal, Served, reason, serving
 
 from orderflow.v1 import order_service_pb2
@@ -41,8 +41,7 @@ async def served() -> AsyncIterator[Served]:
 @pytest.fixture
 async def bench(served: Served) -> AsyncIterator[ClientBench]:
     bench = ClientBench(served.target, ORDER_CONTRACT)
-    async with bench.channel:
-        await bench.channel.channel_ready()
+    async with connected(bench.channel):
         yield bench
 
 

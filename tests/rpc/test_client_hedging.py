@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import grpc
 import pytest
-from rpc.client_bench import ClientBench
+from rpc.client_bench import ClientBench, connected
 from rpc.scripted_service import HANG, Refusal, Served, serving
 
 from orderflow.v1 import order_service_pb2
@@ -52,8 +52,7 @@ async def served() -> AsyncIterator[Served]:
 @pytest.fixture
 async def bench(served: Served) -> AsyncIterator[ClientBench]:
     bench = hedging_bench(served.target)
-    async with bench.channel:
-        await bench.channel.channel_ready()
+    async with connected(bench.channel):
         yield bench
 
 

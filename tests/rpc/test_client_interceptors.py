@@ -14,7 +14,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rpc.byte_service import serving_bytes
-from rpc.client_bench import ClientBench
+from rpc.client_bench import ClientBench, connected
 from rpc.scripted_service import HANG, Refusal, Served, serving
 
 from orderflow.resilience.v1 import policy_pb2
@@ -54,8 +54,7 @@ async def served() -> AsyncIterator[Served]:
 @pytest.fixture
 async def bench(served: Served) -> AsyncIterator[Bench]:
     bench = Bench(served, ORDER_CONTRACT)
-    async with bench.channel:
-        await bench.channel.channel_ready()
+    async with connected(bench.channel):
         yield bench
 
 

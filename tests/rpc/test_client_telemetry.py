@@ -13,7 +13,7 @@ import grpc
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from rpc.byte_service import ARITIES, Arity, ByteService, contract, serving_bytes
-from rpc.client_bench import AT_ONCE
+from rpc.client_bench import AT_ONCE, connected
 
 from fakes.telemetry import Seen
 from orderflow_client.channel import open_channel
@@ -122,8 +122,7 @@ async def bench(caplog: pytest.LogCaptureFixture) -> AsyncIterator[Bench]:
     caplog.set_level(logging.DEBUG, "orderflow_client.calls")
     async with serving_bytes() as (service, target):
         bench = Bench(service, target, caplog)
-        async with bench.channel:
-            await bench.channel.channel_ready()
+        async with connected(bench.channel):
             yield bench
 
 
