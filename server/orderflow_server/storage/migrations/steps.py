@@ -15,7 +15,7 @@ from orderflow_server.orders.errors import StoreUnavailable
 if TYPE_CHECKING:
     import sqlalchemy
 
-HEAD = "0003"
+HEAD = "0004"
 """The last step under `versions/`. They are numbered."""
 
 log = structlog.get_logger("orderflow.store")
