@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from orderflow_client.contract import MethodContract
 from orderflow_client.resilience import deadline
-from orderflow_client.resilience.attempt_timeout import AttemptTimeout
+from orderflow_client.resilience.attempt_timeout import AttemptTimeout, at_least_extended
 from orderflow_client.resilience.breaker import Breaker, BreakerOptions
 from orderflow_client.resilience.deadline import Deadline, MonotonicClock
 from orderflow_client.resilience.events import Listener
@@ -45,8 +45,8 @@ class MethodPolicies:
         It is the caller's timeout, else the method's; never past the ambient deadline less the
         reserve.
         """
-        if timeout_s is None:
-            timeout_s = self.timeout_s
+        if timeout_s is None and self.timeout_s is not None:
+            timeout_s = at_least_extended(self.timeout_s)
         own = None if timeout_s is None else Deadline.after(timeout_s, clock=self.clock)
         ambient = deadline.current()
         return (

@@ -33,7 +33,6 @@ RETRYABLE_CODES = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLI
 _BREAKER_FAILURES = frozenset(
     {
         grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
         grpc.StatusCode.INTERNAL,
         grpc.StatusCode.UNKNOWN,
         grpc.StatusCode.DATA_LOSS,
@@ -139,6 +138,8 @@ def outcome_of_status(
     """
     if code is grpc.StatusCode.CANCELLED:
         return Outcome.IGNORED
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return Outcome.UNANSWERED
     if code is grpc.StatusCode.UNAVAILABLE:
         details = _details_in(trailing_metadata)
         if details.reason == BREAKER_OPEN and details.retry_delay_s is not None:

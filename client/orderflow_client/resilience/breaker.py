@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import random as _random
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -23,6 +24,7 @@ from aiobreaker import (  # type: ignore[import-untyped]  # it ships no py.typed
 from orderflow_client.resilience.deadline import MonotonicClock
 from orderflow_client.resilience.events import BreakerChanged, BreakerState, Listener
 from orderflow_client.resilience.policy import Operation, Rejected, T
+from orderflow_client.resilience.subject import current_subject
 from orderflow_client.resilience.window import SlidingCount
 
 JITTER = 0.2
@@ -37,12 +39,20 @@ SHORTEST_TOLD_S = 0.1
 
 _BUCKETS = 10
 
+_PROOF_RATIO = 0.05
+"""More than this share of recent attempts answered is proof that the target works."""
+
+_MAX_SUSPECTS = 4096
+"""How many failing subjects are remembered; beyond that the oldest are forgotten."""
+
 
 class Outcome(Enum):
     """What an attempt says about the health of what was called."""
 
     SUCCESS = "success"
     FAILURE = "failure"
+    UNANSWERED = "unanswered"
+    """A failure too: no answer in time, from the target or for this one request only."""
     IGNORED = "ignored"
     """Nothing: it was given up, or never got there."""
 
@@ -83,6 +93,10 @@ class BreakerOptions:
         slow_call_s: A success that took this long counts as a failure. None: none does.
         open_s: How long it first stays open. Doubles each time a probe fails.
         open_max_s: The longest it stays open, without jitter, whatever it is told.
+        proof_s: How far back an answer to one caller is proof that the target works, seconds.
+            While there is proof, a subject (see `subject.about`) counts as a failure once and
+            not again, and attempts without an answer do not open the breaker by themselves: the
+            fault is theirs. None: every failed attempt counts.
 
     Raises:
         ValueError: When one is out of its range.
@@ -94,6 +108,7 @@ class BreakerOptions:
     slow_call_s: float | None = None
     open_s: float = 5.0
     open_max_s: float = 60.0
+    proof_s: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.window_s < math.inf:
@@ -104,6 +119,8 @@ class BreakerOptions:
             raise ValueError(f"failure_ratio must be in (0, 1], not {self.failure_ratio}")
         if self.slow_call_s is not None and not self.slow_call_s > 0:
             raise ValueError(f"slow_call_s must be positive, not {self.slow_call_s}")
+        if self.proof_s is not None and not 0 < self.proof_s < math.inf:
+            raise ValueError(f"proof_s must be positive, not {self.proof_s}")
         if not 0 < self.open_s <= self.open_max_s < math.inf:
             raise ValueError(
                 "open periods must be 0 < open_s <= open_max_s, not "
@@ -114,12 +131,15 @@ class BreakerOptions:
 class BreakerPermit:
     """The leave to make one attempt. It must be settled once; more often changes nothing."""
 
-    __slots__ = ("_breaker", "_generation", "_started_s")
+    __slots__ = ("_breaker", "_generation", "_started_s", "_subject")
 
-    def __init__(self, breaker: Breaker, generation: int, started_s: float) -> None:
+    def __init__(
+        self, breaker: Breaker, generation: int, started_s: float, subject: str | None
+    ) -> None:
         self._breaker: Breaker | None = breaker
         self._generation = generation
         self._started_s = started_s
+        self._subject = subject
 
     def succeeded(self) -> None:
         self.settle(Outcome.SUCCESS)
@@ -133,7 +153,9 @@ class BreakerPermit:
     def settle(self, finding: Finding) -> None:
         breaker, self._breaker = self._breaker, None
         if breaker is not None:
-            breaker._settle(self._generation, self._started_s, finding)  # noqa: SLF001  # one unit
+            breaker._settle(  # noqa: SLF001  # one unit
+                self._generation, self._started_s, finding, self._subject
+            )
 
 
 class Breaker:
@@ -170,6 +192,10 @@ class Breaker:
         self._clock = clock
         self._circuit = CircuitBreaker(name=name, listeners=circuit_listeners)
         self._window = SlidingCount(self._options.window_s, buckets=_BUCKETS, clock=clock)
+        self._unanswered = SlidingCount(self._options.window_s, buckets=_BUCKETS, clock=clock)
+        # Marked: answered. Without proof_s it is never asked.
+        self._answers = SlidingCount(self._options.proof_s or 1.0, buckets=_BUCKETS, clock=clock)
+        self._suspects: OrderedDict[str, None] = OrderedDict()
         self._generation = 0
         self._probing = False
         self._next_open_s = self._options.open_s
@@ -221,23 +247,55 @@ class Breaker:
             if self._probing:
                 raise self._rejection(PROBE_RETRY_AFTER_S)
             self._probing = True
-        return BreakerPermit(self, self._generation, now_s)
+        subject = None if self._options.proof_s is None else current_subject()
+        return BreakerPermit(self, self._generation, now_s, subject)
 
-    def _settle(self, generation: int, started_s: float, finding: Finding) -> None:
+    def _settle(
+        self, generation: int, started_s: float, finding: Finding, subject: str | None
+    ) -> None:
         if generation != self._generation:
             return  # Begun in an earlier state: it says nothing about this one.
         probe, self._probing = self._probing, False
         if finding is Outcome.IGNORED:
             return
         failed = finding is not Outcome.SUCCESS or self._slow(started_s)
+        suspected = self._suspected(subject, failed=failed)
         if probe:
+            if suspected and finding is Outcome.UNANSWERED:
+                return  # It failed before: whether the target works, another one finds out.
             told_s = finding.retry_after_s if isinstance(finding, Resting) else None
             new = CircuitBreakerState.OPEN if failed else CircuitBreakerState.CLOSED
             self._change(new, told_s=told_s)
+            if not failed:
+                self._answers.add(marked=True)
+            return
+        if failed and suspected and self._proven():
             return
         self._window.add(marked=failed)
+        if self._options.proof_s is not None:
+            self._answers.add(marked=not failed)
+            if finding is Outcome.UNANSWERED:
+                self._unanswered.add()
         if self._too_many_failed():
             self._change(CircuitBreakerState.OPEN)
+
+    def _suspected(self, subject: str | None, *, failed: bool) -> bool:
+        """Return whether the subject had failed before, and note how it ended this time."""
+        if subject is None:
+            return False
+        suspected = subject in self._suspects
+        if not failed:
+            self._suspects.pop(subject, None)
+        elif not suspected:
+            self._suspects[subject] = None
+            if len(self._suspects) > _MAX_SUSPECTS:
+                self._suspects.popitem(last=False)
+        return suspected
+
+    def _proven(self) -> bool:
+        """Return whether the target answers others at this time."""
+        attempts, answered = self._answers.counts()
+        return answered > attempts * _PROOF_RATIO
 
     def _slow(self, started_s: float) -> bool:
         limit_s = self._options.slow_call_s
@@ -245,10 +303,13 @@ class Breaker:
 
     def _too_many_failed(self) -> bool:
         attempts, failures = self._window.counts()
-        return (
-            attempts >= self._options.minimum_attempts
-            and failures >= attempts * self._options.failure_ratio
-        )
+        most = attempts * self._options.failure_ratio
+        if attempts < self._options.minimum_attempts or failures < most:
+            return False
+        if self._options.proof_s is None:
+            return True
+        unanswered, _ = self._unanswered.counts()
+        return failures - unanswered >= most or not self._proven()
 
     def _change(self, new: CircuitBreakerState, *, told_s: float | None = None) -> None:
         old = self.state
@@ -264,6 +325,8 @@ class Breaker:
             self._next_open_s = self._options.open_s
         self._generation += 1
         self._window.clear()
+        self._unanswered.clear()
+        self._answers.clear()
         event = BreakerChanged(name=self._name, old=old, new=self.state, open_for_s=open_for_s)
         for listener in self._listeners:
             listener(event)

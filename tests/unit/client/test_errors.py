@@ -189,7 +189,7 @@ class TestOutcome:
     def test_only_these_codes_speak_against_the_server(self, code: grpc.StatusCode) -> None:
         expected = {
             "UNAVAILABLE": Outcome.FAILURE,
-            "DEADLINE_EXCEEDED": Outcome.FAILURE,
+            "DEADLINE_EXCEEDED": Outcome.UNANSWERED,
             "INTERNAL": Outcome.FAILURE,
             "UNKNOWN": Outcome.FAILURE,
             "DATA_LOSS": Outcome.FAILURE,
