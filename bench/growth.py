@@ -217,7 +217,7 @@ class Subject:
     async def create(self) -> None:
         customers = self._orders // ORDERS_PER_CUSTOMER
         order = new_order(f"customer-{self._rng.randrange(customers)}")
-        stored = await self._store.place(order, lease_until=order.create_time + LEASE)
+        stored = await self._store.place(order, lease=LEASE)
         await self._store.save(stored.paid(stored.create_time))
 
     async def get(self) -> None:

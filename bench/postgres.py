@@ -45,7 +45,7 @@ async def engine_round(url: str) -> float:
     async with open_store_for(DatabaseAddress.parse(url)) as store:
 
         async def create(order: Order) -> None:
-            stored = await store.place(order, lease_until=order.create_time + LEASE)
+            stored = await store.place(order, lease=LEASE)
             await store.save(stored.paid(stored.create_time))
 
         return await orders_per_s(create, new_orders(ENGINE_ORDERS))
@@ -124,6 +124,7 @@ def order_row(order: Order) -> dict[str, Any]:
         "update_time": order.update_time,
         "lease_until": order.create_time + LEASE,
         "traceparent": order.traceparent,
+        "awaiting_since": order.create_time,
     }
 
 

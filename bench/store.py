@@ -32,7 +32,7 @@ from orderflow_server.storage.address import DatabaseAddress
 from orderflow_server.storage.opening import open_store_for, upgrade
 from orderflow_server.storage.sqlite import writes
 from orderflow_server.storage.sqlite.bulk import Bulk
-from orderflow_server.storage.sqlite.rows import event_row, item_rows, order_row
+from orderflow_server.storage.sqlite.rows import event_row, item_rows, micros, order_row
 
 ROUNDS = 5
 ENGINE_ORDERS = 12_000
@@ -43,7 +43,7 @@ WANTED_RATIO = 10.0
 async def engine_round(path: Path) -> float:
     async with open_store_for(DatabaseAddress(path=path)) as store:
         return await orders_per_s(
-            lambda order: store.place(order, lease_until=order.create_time + LEASE),
+            lambda order: store.place(order, lease=LEASE),
             new_orders(ENGINE_ORDERS),
         )
 
@@ -69,7 +69,7 @@ async def peer_round(path: Path) -> float:
             async with lock:
                 await connection.execute("BEGIN IMMEDIATE")
                 await connection.execute(
-                    insert_order, order_row(order, order_id, order.create_time + LEASE)
+                    insert_order, order_row(order, order_id, micros(order.create_time), LEASE)
                 )
                 await connection.executemany(insert_item, item_rows(order, order_id))
                 await connection.execute(insert_event, event_row(order, order_id))

@@ -109,7 +109,6 @@ async def order_app(
         tracer_provider=tracer_provider,
         slow_call_s=settings.slow_call_s,
         serving=lambda: health.serving,
-        now=_utc_now,
     )
 
     limits = admission_limits(settings, instruments)
@@ -209,7 +208,6 @@ async def _relaying(
             outbox=outbox,
             publisher=PublishingInItsTrace(publisher, instruments.tracer),
             holder=str(uuid4()),
-            now=_utc_now,
             options=RelayOptions(),
             listener=instruments.relay_event,
         )
@@ -267,7 +265,6 @@ def _payment_worker(
             lambda leased: settlement.settle_leased(leased, budget_s=settings.inline_payment_s),
             instruments.tracer,
         ),
-        now=_utc_now,
         options=WorkerOptions(
             concurrency=settings.worker_concurrency,
             poll_interval_s=settings.worker_poll_s,

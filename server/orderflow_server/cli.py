@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import json
 from collections.abc import Coroutine, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
@@ -257,7 +256,7 @@ def release(
 
     async def work() -> None:
         async with open_store_for(its.database) as store:
-            left = await release_parked(store, order_ids, now=lambda: datetime.now(UTC))
+            left = await release_parked(store, order_ids)
         if left:
             raise _failure("not parked: " + ", ".join(map(str, left)))
 

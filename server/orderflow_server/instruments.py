@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
 from importlib.metadata import version
 
 from opentelemetry.sdk.trace import TracerProvider
@@ -34,7 +33,6 @@ class Instruments:
         tracer_provider: Makes the spans.
         slow_call_s: A call that takes longer is a warning in the log, seconds.
         serving: Whether health says so; asked at each scrape.
-        now: The time of day, for ages.
 
     Attributes:
         registry: All metrics.
@@ -52,7 +50,6 @@ class Instruments:
         tracer_provider: TracerProvider,
         slow_call_s: float,
         serving: Callable[[], bool],
-        now: Callable[[], datetime],
     ) -> None:
         self.registry = CollectorRegistry()
         self.tracer = tracer_provider.get_tracer("orderflow_server")
@@ -66,7 +63,7 @@ class Instruments:
             tracer_provider=tracer_provider, registry=self.registry, policy_metrics=self.policies
         )
         self.store_spans = StoreSpans(self.tracer)
-        self.backlog = BacklogMetrics(self.registry, now=now)
+        self.backlog = BacklogMetrics(self.registry)
         self._store = StoreMetrics(self.registry)
         self._orders = OrderMetrics(self.registry)
         self._events = EventMetrics(self.registry)

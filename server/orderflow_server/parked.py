@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from orderflow_server.orders.ports import Clock, OrderStore
+from orderflow_server.orders.ports import OrderStore
 
 
 async def list_parked(store: OrderStore, *, limit: int) -> list[dict[str, Any]]:
@@ -25,14 +25,14 @@ async def list_parked(store: OrderStore, *, limit: int) -> list[dict[str, Any]]:
             "nanos": order.total.nanos,
             "payment_key": order.payment_key,
         }
-        for order in await store.parked(limit=limit)
+        for order in (each.order for each in await store.parked(limit=limit))
     ]
 
 
-async def release(store: OrderStore, order_ids: Sequence[UUID], *, now: Clock) -> list[UUID]:
+async def release(store: OrderStore, order_ids: Sequence[UUID]) -> list[UUID]:
     """Has the gateway asked about these orders again, their attempts counted anew.
 
     Returns:
         Those that are not parked, or do not exist; nothing was done about them.
     """
-    return [order_id for order_id in order_ids if not await store.release(order_id, now=now())]
+    return [order_id for order_id in order_ids if not await store.release(order_id)]

@@ -71,7 +71,6 @@ def relay(
         outbox=outbox,
         publisher=publisher,
         holder=holder,
-        now=lambda: datetime.now(UTC),
         options=RelayOptions(batch=100, poll_interval_s=0.01, lease_s=lease_s),
         listener=listener,
         sleep=sleep,
@@ -102,7 +101,7 @@ async def all_published(store: FakeOrderStore) -> None:
 
 
 async def test_a_consumer_sees_each_event_once_and_in_order_per_order(nats: NatsServer) -> None:
-    store = FakeOrderStore()
+    store = FakeOrderStore(lambda: datetime.now(UTC))
     orders = await written(store, range(1, 301))
     async with (
         nats_publisher(nats.url, encode=encode_order_event) as publisher,
@@ -116,7 +115,7 @@ async def test_a_consumer_sees_each_event_once_and_in_order_per_order(nats: Nats
 
 
 async def test_nats_may_be_down_at_the_start_and_go_away_in_between(nats: NatsServer) -> None:
-    store = FakeOrderStore()
+    store = FakeOrderStore(lambda: datetime.now(UTC))
     await nats.stop()
     orders = await written(store, range(1, 101))
     failures: list[RelayEvent] = []
@@ -159,7 +158,7 @@ async def test_nats_may_be_down_at_the_start_and_go_away_in_between(nats: NatsSe
 
 
 async def test_wherever_a_relay_dies_the_consumer_sees_every_event_once(nats: NatsServer) -> None:
-    store = FakeOrderStore()
+    store = FakeOrderStore(lambda: datetime.now(UTC))
     orders: list[Order] = []
     death = 0
     while True:
@@ -202,7 +201,7 @@ async def _dies_at(death: int, store: FakeOrderStore, server: NatsServer) -> int
 
 
 async def test_of_two_relays_one_publishes_until_it_is_gone(nats: NatsServer) -> None:
-    store = FakeOrderStore()
+    store = FakeOrderStore(lambda: datetime.now(UTC))
     first_told: list[RelayEvent] = []
     second_told: list[RelayEvent] = []
     async with (

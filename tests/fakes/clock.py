@@ -18,3 +18,7 @@ class FakeClock:
 
     def advance(self, by: timedelta) -> None:
         self.now += by
+
+    def monotonic(self) -> float:
+        """The same as a `MonotonicClock`: seconds since NOW."""
+        return (self.now - NOW).total_seconds()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 
-from fakes.orders import LEASE, NOW, new_order
+from fakes.orders import LEASE_FOR, NOW, new_order
 from fakes.steps import Pass, _Stepped
 from fakes.store import FakeOrderStore
 from orderflow_server.events.ports import EventPublisher, event_id
@@ -59,11 +59,11 @@ class SteppedOutbox(_Stepped):
         super().__init__("outbox", pass_)
         self._outbox = outbox
 
-    async def take_lease(self, name: str, *, holder: str, now: datetime, until: datetime) -> bool:
+    async def take_lease(self, name: str, *, holder: str, lease: timedelta) -> bool:
         return await self._step(
             "take_lease",
             None,
-            lambda: self._outbox.take_lease(name, holder=holder, now=now, until=until),
+            lambda: self._outbox.take_lease(name, holder=holder, lease=lease),
         )
 
     async def give_up_lease(self, name: str, *, holder: str) -> None:
@@ -95,10 +95,10 @@ class SteppedPublisher(_Stepped):
 async def write(store: FakeOrderStore, number: int, *, versions: int = 2) -> Order:
     """Writes an order and up to three changes of it: paid, refunding, cancelled."""
     order = new_order(number)
-    await store.place(order, lease_until=LEASE)
+    await store.place(order, lease=LEASE_FOR)
     for change in (Order.paid, Order.refunding, Order.cancelled)[: versions - 1]:
         order = change(order, NOW + timedelta(seconds=order.version))
-        await store.save(order, lease_until=LEASE if order.state.awaits_gateway else None)
+        await store.save(order, lease=LEASE_FOR if order.state.awaits_gateway else None)
     return order
 
 

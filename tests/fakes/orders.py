@@ -10,7 +10,8 @@ from orderflow_server.orders.order import Order, OrderDraft, OrderItem
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC)
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-LEASE = NOW + timedelta(seconds=30)
+LEASE_FOR = timedelta(seconds=30)
+LEASE = NOW + LEASE_FOR
 
 ITEMS = (
     OrderItem("tea", 2, Money("EUR", 4, 500_000_000)),

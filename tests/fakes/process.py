@@ -26,11 +26,16 @@ LONG_S = 3600.0
 
 
 class World:
-    """What outlives a process: the clock, the store and the gateway."""
+    """What outlives a process: the clock, the store and the gateway.
 
-    def __init__(self, store: OrderStore | None = None) -> None:
-        self.clock = FakeClock()
-        self.store = FakeOrderStore() if store is None else store
+    Args:
+        store: By default one in memory.
+        clock: That of the store.
+    """
+
+    def __init__(self, store: OrderStore | None = None, clock: FakeClock | None = None) -> None:
+        self.clock = clock or FakeClock()
+        self.store = FakeOrderStore(self.clock) if store is None else store
         self.gateway = FakeGateway(self.clock)
         numbers = count(1)
         self.new_order_id = lambda now: order_id(next(numbers), now)
@@ -40,9 +45,7 @@ class World:
         self.clock.advance(timedelta(hours=1))
         self.gateway.heal()
         settlement = Process(self).settlement
-        while leased := await self.store.lease_due(
-            now=self.clock(), lease_until=self.clock() + LEASE, limit=100
-        ):
+        while leased := await self.store.lease_due(lease=LEASE, limit=100):
             for order in leased:
                 await settlement.settle_leased(order, budget_s=LONG_S)
 

@@ -8,12 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import timedelta
 from typing import TypeVar
 from uuid import UUID
 
 from orderflow_server.orders.order import Order, OrderChange, OrderQuery
-from orderflow_server.orders.ports import Backlog, LeasedOrder, OrderStore, Payment, PaymentGateway
+from orderflow_server.orders.ports import (
+    Backlog,
+    LeasedOrder,
+    OrderStore,
+    ParkedOrder,
+    Payment,
+    PaymentGateway,
+)
 
 T = TypeVar("T")
 
@@ -56,34 +63,34 @@ class SteppedStore(_Stepped):
         super().__init__("store", pass_)
         self._store = store
 
-    async def place(self, order: Order, *, lease_until: datetime) -> Order:
-        return await self._step(
-            "place", order.id, lambda: self._store.place(order, lease_until=lease_until)
-        )
+    async def place(self, order: Order, *, lease: timedelta) -> Order:
+        return await self._step("place", order.id, lambda: self._store.place(order, lease=lease))
 
-    async def save(self, order: Order, *, lease_until: datetime | None = None) -> None:
-        await self._step("save", order.id, lambda: self._store.save(order, lease_until=lease_until))
+    async def save(self, order: Order, *, lease: timedelta | None = None) -> None:
+        await self._step("save", order.id, lambda: self._store.save(order, lease=lease))
 
-    async def defer(self, order_id: UUID, *, until: datetime) -> None:
-        await self._step("defer", order_id, lambda: self._store.defer(order_id, until=until))
+    async def defer(self, order_id: UUID, *, delay: timedelta) -> None:
+        await self._step("defer", order_id, lambda: self._store.defer(order_id, delay=delay))
 
     async def lease_due(
-        self, *, now: datetime, lease_until: datetime, limit: int
+        self, *, lease: timedelta, limit: int, repeated: int | None = None
     ) -> Sequence[LeasedOrder]:
         return await self._step(
             "lease_due",
             None,
-            lambda: self._store.lease_due(now=now, lease_until=lease_until, limit=limit),
+            lambda: self._store.lease_due(lease=lease, limit=limit, repeated=repeated),
         )
 
-    async def park(self, order_id: UUID, *, now: datetime) -> None:
-        await self._step("park", order_id, lambda: self._store.park(order_id, now=now))
+    async def park(self, order_id: UUID, *, reason: str) -> None:
+        await self._step("park", order_id, lambda: self._store.park(order_id, reason=reason))
 
-    async def release(self, order_id: UUID, *, now: datetime) -> bool:
-        return await self._step("release", order_id, lambda: self._store.release(order_id, now=now))
+    async def release(self, order_id: UUID) -> bool:
+        return await self._step("release", order_id, lambda: self._store.release(order_id))
 
-    async def parked(self, *, limit: int) -> Sequence[Order]:
-        return await self._step("parked", None, lambda: self._store.parked(limit=limit))
+    async def parked(self, *, limit: int, reason: str = "") -> Sequence[ParkedOrder]:
+        return await self._step(
+            "parked", None, lambda: self._store.parked(limit=limit, reason=reason)
+        )
 
     async def get(self, order_id: UUID) -> Order:
         return await self._step("get", order_id, lambda: self._store.get(order_id))

@@ -6,76 +6,104 @@ The same contract suite runs over it and over the real ones.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
+from fakes.clock import FakeClock
 from orderflow_server.orders.errors import OrderNotFound, RequestIdReused, VersionConflict
 from orderflow_server.orders.order import Order, OrderChange, OrderQuery, OrderState
-from orderflow_server.orders.ports import Backlog, LeasedOrder, OutboxEvent, Waiting
+from orderflow_server.orders.ports import (
+    LONGEST_LEASE,
+    REPEATED_ATTEMPTS,
+    Backlog,
+    Clock,
+    LeasedOrder,
+    OutboxEvent,
+    ParkedOrder,
+    Waiting,
+)
 
 
 class FakeOrderStore:
-    def __init__(self) -> None:
+    def __init__(self, now: Clock | None = None) -> None:
+        self._now = now or FakeClock()
         self._orders: dict[UUID, Order] = {}
         self._by_request: dict[UUID, UUID] = {}
         self._changes: dict[UUID, list[OrderChange]] = {}
         self._leases: dict[UUID, datetime] = {}
         self._attempts: dict[UUID, int] = {}
-        self._parked: dict[UUID, datetime] = {}
+        self._awaiting_since: dict[UUID, datetime] = {}
+        self._parked: dict[UUID, tuple[datetime, str]] = {}
         self._events: list[Order] = []  # The order after each change; the first has sequence 1.
         self._published: set[int] = set()
         self._named_leases: dict[str, tuple[str, datetime]] = {}
 
-    async def place(self, order: Order, *, lease_until: datetime) -> Order:
+    async def place(self, order: Order, *, lease: timedelta) -> Order:
+        _check(lease)
         if order.request_id in self._by_request:
             stored = self._orders[self._by_request[order.request_id]]
             if stored.content_hash != order.content_hash:
                 raise RequestIdReused(order.request_id)
             return stored
         self._by_request[order.request_id] = order.id
-        self._write(order, lease_until)
+        self._write(order, lease)
         return order
 
-    async def save(self, order: Order, *, lease_until: datetime | None = None) -> None:
-        if order.state.awaits_gateway != (lease_until is not None):
-            raise ValueError("lease_until is for orders that await the gateway, and only for those")
+    async def save(self, order: Order, *, lease: timedelta | None = None) -> None:
+        if order.state.awaits_gateway != (lease is not None):
+            raise ValueError("a lease is for orders that await the gateway, and only for those")
+        if lease is not None:
+            _check(lease)
         stored = await self.get(order.id)
         if order.version != stored.version + 1:
             raise VersionConflict(order.id, order.version)
-        self._write(order, lease_until)
+        self._write(order, lease)
 
-    async def defer(self, order_id: UUID, *, until: datetime) -> None:
+    async def defer(self, order_id: UUID, *, delay: timedelta) -> None:
+        _check(delay)
         if order_id in self._leases:
-            self._leases[order_id] = until
+            self._leases[order_id] = self._now() + delay
 
     async def lease_due(
-        self, *, now: datetime, lease_until: datetime, limit: int
+        self, *, lease: timedelta, limit: int, repeated: int | None = None
     ) -> Sequence[LeasedOrder]:
-        due = sorted((until, order_id) for order_id, until in self._leases.items() if until <= now)
-        taken = [order_id for _, order_id in due[:limit]]
+        _check(lease)
+        due = sorted(
+            (until, order_id) for order_id, until in self._leases.items() if self._has_ended(until)
+        )
+        fresh = [each for _, each in due if self._attempts[each] < REPEATED_ATTEMPTS]
+        others = [each for _, each in due if self._attempts[each] >= REPEATED_ATTEMPTS]
+        taken = [*fresh, *others[:repeated]][:limit]
         for order_id in taken:
-            self._leases[order_id] = lease_until
+            self._leases[order_id] = self._now() + lease
             self._attempts[order_id] += 1
         return tuple(
             LeasedOrder(self._orders[order_id], self._attempts[order_id]) for order_id in taken
         )
 
-    async def park(self, order_id: UUID, *, now: datetime) -> None:
+    async def park(self, order_id: UUID, *, reason: str) -> None:
         if order_id in self._leases:
             del self._leases[order_id]
-            self._parked[order_id] = now
+            self._parked[order_id] = (self._now(), reason)
 
-    async def release(self, order_id: UUID, *, now: datetime) -> bool:
+    async def release(self, order_id: UUID) -> bool:
         if order_id not in self._parked:
             return False
         del self._parked[order_id]
-        self._leases[order_id] = now
+        self._leases[order_id] = self._now()
         self._attempts[order_id] = 0
         return True
 
-    async def parked(self, *, limit: int) -> Sequence[Order]:
-        longest = sorted((since, order_id) for order_id, since in self._parked.items())
-        return [self._orders[order_id] for _, order_id in longest[:limit]]
+    async def parked(self, *, limit: int, reason: str = "") -> Sequence[ParkedOrder]:
+        longest = sorted(
+            (since, order_id, why)
+            for order_id, (since, why) in self._parked.items()
+            if why.startswith(reason)
+        )
+        return [
+            ParkedOrder(self._orders[order_id], self._age(since), why, self._attempts[order_id])
+            for since, order_id, why in longest[:limit]
+        ]
 
     async def get(self, order_id: UUID) -> Order:
         if order_id not in self._orders:
@@ -92,24 +120,26 @@ class FakeOrderStore:
         return [change for change in changes if change.version > after_version]
 
     async def backlog(self, *, events: bool = False) -> Backlog:
-        waiting: dict[OrderState, list[datetime]] = {}
+        waiting: dict[OrderState, list[timedelta]] = {}
         for order_id in self._leases:
-            order = self._orders[order_id]
-            waiting.setdefault(order.state, []).append(order.update_time)
+            age = self._age(self._awaiting_since[order_id])
+            waiting.setdefault(self._orders[order_id].state, []).append(age)
         unpublished = await self.unpublished(limit=len(self._events)) if events else []
         return Backlog(
-            orders={state: Waiting(len(times), min(times)) for state, times in waiting.items()},
+            orders={state: Waiting(len(ages), max(ages)) for state, ages in waiting.items()},
             events=Waiting(
-                len(unpublished), unpublished[0].order.update_time if unpublished else None
+                len(unpublished),
+                self._age(unpublished[0].order.update_time) if unpublished else None,
             ),
             parked=len(self._parked),
         )
 
-    async def take_lease(self, name: str, *, holder: str, now: datetime, until: datetime) -> bool:
-        its_holder, its_end = self._named_leases.get(name, (holder, now))
-        if its_holder != holder and its_end > now:
+    async def take_lease(self, name: str, *, holder: str, lease: timedelta) -> bool:
+        _check(lease)
+        its_holder, its_end = self._named_leases.get(name, (holder, self._now()))
+        if its_holder != holder and not self._has_ended(its_end):
             return False
-        self._named_leases[name] = (holder, until)
+        self._named_leases[name] = (holder, self._now() + lease)
         return True
 
     async def give_up_lease(self, name: str, *, holder: str) -> None:
@@ -130,7 +160,13 @@ class FakeOrderStore:
     async def ping(self) -> None:
         pass
 
-    def _write(self, order: Order, lease_until: datetime | None) -> None:
+    def _has_ended(self, until: datetime) -> bool:
+        return until <= self._now() or until > self._now() + LONGEST_LEASE
+
+    def _age(self, since: datetime) -> timedelta:
+        return max(self._now() - since, timedelta(0))
+
+    def _write(self, order: Order, lease: timedelta | None) -> None:
         self._orders[order.id] = order
         self._changes.setdefault(order.id, []).append(
             OrderChange(
@@ -144,10 +180,16 @@ class FakeOrderStore:
         self._events.append(order)
         self._attempts[order.id] = 0
         self._parked.pop(order.id, None)
-        if lease_until is None:
+        if lease is None:
             self._leases.pop(order.id, None)
         else:
-            self._leases[order.id] = lease_until
+            self._leases[order.id] = self._now() + lease
+            self._awaiting_since[order.id] = self._now()
+
+
+def _check(duration: timedelta) -> None:
+    if not timedelta(0) <= duration <= LONGEST_LEASE:
+        raise ValueError("out of range")
 
 
 def _matches(query: OrderQuery, order: Order) -> bool:

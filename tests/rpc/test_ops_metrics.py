@@ -22,7 +22,7 @@ from prometheus_client.samples import Sample
 
 from fakes.clock import FakeClock
 from fakes.gateway import FakeGateway, Trouble
-from fakes.orders import LEASE, NOW, new_order
+from fakes.orders import LEASE_FOR, new_order
 from orderflow_client.telemetry.call_metrics import CallMetrics
 from orderflow_server.ops.server import ops_server
 from orderflow_server.orders.errors import OrderError
@@ -55,7 +55,7 @@ class Observed:
 
     async def place_and_settle(self, order: Order) -> Order:
         return await self.settlement.settle(
-            await self.store.place(order, lease_until=LEASE), budget_s=60
+            await self.store.place(order, lease=LEASE_FOR), budget_s=60
         )
 
     async def read(self, accept: str = "text/plain") -> str:
@@ -102,7 +102,7 @@ async def observed(directory: Path) -> AsyncIterator[Observed]:
             backlog_read.notify_all()
         await asyncio.sleep(0.001)
 
-    backlog_metrics = BacklogMetrics(registry, now=clock, sleep=rest)
+    backlog_metrics = BacklogMetrics(registry, clock=clock.monotonic, sleep=rest)
 
     def on_batch(batch: BatchEnded) -> None:
         store_metrics.on_batch(batch)
@@ -110,7 +110,9 @@ async def observed(directory: Path) -> AsyncIterator[Observed]:
 
     gateway = FakeGateway(clock)
     async with (
-        open_store_for(DatabaseAddress(path=directory / "orders.db"), on_batch=on_batch) as store,
+        open_store_for(
+            DatabaseAddress(path=directory / "orders.db"), on_batch=on_batch, now=clock
+        ) as store,
         aiohttp.ClientSession() as http,
         ops_server("127.0.0.1:0", registry=registry, ready=lambda: True) as address,
     ):
@@ -190,7 +192,8 @@ async def test_no_order_error_or_payment_makes_a_series_of_its_own(it: Observed)
         await it.place_and_settle(new_order(number, customer_id=str(uuid4())))
         with pytest.raises(OrderError):  # another content under the same request id
             await it.store.place(
-                new_order(number + 100, request=number, customer_id=str(uuid4())), lease_until=NOW
+                new_order(number + 100, request=number, customer_id=str(uuid4())),
+                lease=timedelta(0),
             )
     await it.until_the_backlog_is_read()
     assert await series() == before

@@ -7,6 +7,7 @@ from functools import partial
 import asyncpg
 import pytest
 
+from fakes.clock import FakeClock
 from fakes.postgres import TestDatabases, postgres
 from fakes.store import FakeOrderStore
 from orderflow_client.resilience.breaker import Breaker
@@ -23,20 +24,24 @@ __all__ = ["postgres"]
 
 
 @asynccontextmanager
-async def open_memory_store() -> AsyncIterator[FakeOrderStore]:
-    yield FakeOrderStore()
+async def open_memory_store(clock: FakeClock) -> AsyncIterator[FakeOrderStore]:
+    yield FakeOrderStore(clock)
 
 
 @asynccontextmanager
-async def open_guarded_store() -> AsyncIterator[AroundOrderStore]:
-    yield AroundOrderStore(FakeOrderStore(), guarded_by(Breaker("store", classify=store_outcome)))
+async def open_guarded_store(clock: FakeClock) -> AsyncIterator[AroundOrderStore]:
+    yield AroundOrderStore(
+        FakeOrderStore(clock), guarded_by(Breaker("store", classify=store_outcome))
+    )
 
 
 @asynccontextmanager
-async def open_postgres_store(databases: TestDatabases) -> AsyncIterator[EngineOrderStore]:
+async def open_postgres_store(
+    databases: TestDatabases, clock: FakeClock
+) -> AsyncIterator[EngineOrderStore]:
     async with (
         databases.new() as url,
-        open_store_for(DatabaseAddress.parse(url)) as store,
+        open_store_for(DatabaseAddress.parse(url), now=clock) as store,
     ):
         yield store
 
@@ -44,34 +49,45 @@ async def open_postgres_store(databases: TestDatabases) -> AsyncIterator[EngineO
 OUTBOXES: dict[
     str,
     Callable[
-        [pytest.FixtureRequest], AbstractAsyncContextManager[EngineOrderStore | FakeOrderStore]
+        [pytest.FixtureRequest, FakeClock],
+        AbstractAsyncContextManager[EngineOrderStore | FakeOrderStore],
     ],
 ] = {
-    "memory": lambda _: open_memory_store(),
-    "sqlite": lambda request: open_store_for(
-        DatabaseAddress(path=request.getfixturevalue("tmp_path") / "orders.db")
+    "memory": lambda _, clock: open_memory_store(clock),
+    "sqlite": lambda request, clock: open_store_for(
+        DatabaseAddress(path=request.getfixturevalue("tmp_path") / "orders.db"), now=clock
     ),
-    "postgres": lambda request: open_postgres_store(request.getfixturevalue("postgres")),
+    "postgres": lambda request, clock: open_postgres_store(
+        request.getfixturevalue("postgres"), clock
+    ),
 }
-BACKENDS: dict[str, Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[OrderStore]]] = {
+BACKENDS: dict[
+    str, Callable[[pytest.FixtureRequest, FakeClock], AbstractAsyncContextManager[OrderStore]]
+] = {
     **OUTBOXES,
-    "guarded": lambda _: open_guarded_store(),
+    "guarded": lambda _, clock: open_guarded_store(clock),
 }
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """The clock of every store of a test, at NOW until it is moved."""
+    return FakeClock()
 
 
 @pytest.fixture(params=BACKENDS)
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[OrderStore]:
+async def store(request: pytest.FixtureRequest, clock: FakeClock) -> AsyncIterator[OrderStore]:
     """An empty store of each kind."""
-    async with BACKENDS[request.param](request) as opened:
+    async with BACKENDS[request.param](request, clock) as opened:
         yield opened
 
 
 @pytest.fixture(params=OUTBOXES)
 async def outbox(
-    request: pytest.FixtureRequest,
+    request: pytest.FixtureRequest, clock: FakeClock
 ) -> AsyncIterator[EngineOrderStore | FakeOrderStore]:
     """An empty store of each kind that is an outbox, too."""
-    async with OUTBOXES[request.param](request) as opened:
+    async with OUTBOXES[request.param](request, clock) as opened:
         yield opened
 
 
@@ -84,13 +100,14 @@ async def url(postgres: TestDatabases) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def stores(
-    url: str,
+    url: str, clock: FakeClock
 ) -> AsyncIterator[tuple[EngineOrderStore, EngineOrderStore, EngineOrderStore]]:
     """Three on one database, as if in three processes."""
     errors: list[Exception | None] = []
     open_one = partial(
         open_store_for,
         DatabaseAddress.parse(url),
+        now=clock,
         on_batch=lambda event: errors.append(event.error),
     )
     async with open_one() as first, open_one() as second, open_one() as third:
@@ -100,9 +117,11 @@ async def stores(
 
 
 @pytest.fixture
-async def dialect(url: str) -> AsyncIterator[PostgresDialect]:
+async def dialect(url: str, clock: FakeClock) -> AsyncIterator[PostgresDialect]:
     """One in a hurry."""
-    opened = PostgresDialect(DatabaseAddress.parse(url), PostgresOptions(statement_timeout_s=0.3))
+    opened = PostgresDialect(
+        DatabaseAddress.parse(url), PostgresOptions(statement_timeout_s=0.3, now=clock)
+    )
     await opened.open()
     yield opened
     await opened.close()

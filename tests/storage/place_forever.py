@@ -5,7 +5,7 @@ import itertools
 import sys
 from pathlib import Path
 
-from fakes.orders import LEASE, new_order
+from fakes.orders import LEASE_FOR, new_order
 from orderflow_server.storage.address import DatabaseAddress
 from orderflow_server.storage.opening import open_store_for
 
@@ -16,7 +16,7 @@ async def main(path: Path) -> None:
 
         async def place() -> None:
             for number in numbers:
-                await store.place(new_order(number), lease_until=LEASE)
+                await store.place(new_order(number), lease=LEASE_FOR)
                 sys.stdout.write(f"{number}\n")
                 sys.stdout.flush()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fakes.orders import LEASE, new_order
+from fakes.orders import LEASE_FOR, new_order
 from orderflow_client.resilience.deadline import Deadline, within
 from orderflow_server.orders.errors import DeadlineExpired
 from orderflow_server.orders.order import Order
@@ -33,7 +33,7 @@ class Counting:
 
 
 def place(number: int) -> Place:
-    return Place(new_order(number), LEASE)
+    return Place(new_order(number), LEASE_FOR)
 
 
 def engine_over(

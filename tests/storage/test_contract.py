@@ -9,13 +9,22 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from msgspec import structs
 
-from fakes.orders import LEASE, NOW, new_order, order_id
+from fakes.clock import FakeClock
+from fakes.orders import LEASE, LEASE_FOR, NOW, new_order, order_id
 from orderflow_server.orders.errors import OrderNotFound, RequestIdReused, VersionConflict
 from orderflow_server.orders.money import MAX_UNITS, Money
 from orderflow_server.orders.order import Order, OrderChange, OrderItem, OrderQuery, OrderState
-from orderflow_server.orders.ports import Backlog, LeasedOrder, OrderStore, Waiting
+from orderflow_server.orders.ports import (
+    LONGEST_LEASE,
+    REPEATED_ATTEMPTS,
+    Backlog,
+    LeasedOrder,
+    OrderStore,
+    Waiting,
+)
 
 SECOND = timedelta(seconds=1)
+MICROSECOND = timedelta(microseconds=1)
 EVERYTHING = OrderQuery(limit=1000)
 
 
@@ -34,7 +43,7 @@ def change_of(order: Order) -> OrderChange:
 
 async def test_a_placed_order_is_read_as_it_was_written(store: OrderStore) -> None:
     order = new_order()
-    assert await store.place(order, lease_until=LEASE) == order
+    assert await store.place(order, lease=LEASE_FOR) == order
     assert await store.get(order.id) == order
     assert await store.list(EVERYTHING) == [order]
     assert await store.changes(order.id, after_version=0) == [change_of(order)]
@@ -43,31 +52,31 @@ async def test_a_placed_order_is_read_as_it_was_written(store: OrderStore) -> No
 async def test_placing_again_answers_the_stored_order_and_writes_nothing(
     store: OrderStore,
 ) -> None:
-    order = await store.place(new_order(1), lease_until=LEASE)
-    again = await store.place(new_order(2, request=1), lease_until=LEASE)
+    order = await store.place(new_order(1), lease=LEASE_FOR)
+    again = await store.place(new_order(2, request=1), lease=LEASE_FOR)
     assert again == order
     assert await store.list(EVERYTHING) == [order]
 
 
 async def test_placing_again_answers_the_order_as_it_is_by_now(store: OrderStore) -> None:
-    order = await store.place(new_order(1), lease_until=LEASE)
+    order = await store.place(new_order(1), lease=LEASE_FOR)
     paid = order.paid(NOW + SECOND)
     await store.save(paid)
-    assert await store.place(new_order(2, request=1), lease_until=LEASE) == paid
+    assert await store.place(new_order(2, request=1), lease=LEASE_FOR) == paid
 
 
 async def test_a_request_id_is_refused_for_other_content(store: OrderStore) -> None:
-    order = await store.place(new_order(1), lease_until=LEASE)
+    order = await store.place(new_order(1), lease=LEASE_FOR)
     other = new_order(2, request=1, customer_id="bob")
     with pytest.raises(RequestIdReused) as refused:
-        await store.place(other, lease_until=LEASE)
+        await store.place(other, lease=LEASE_FOR)
     assert refused.value.request_id == order.request_id
     assert await store.list(EVERYTHING) == [order]
 
 
 async def test_one_request_id_at_once_from_many_places_one_order(store: OrderStore) -> None:
     attempts = [new_order(number, request=1) for number in range(200)]
-    answers = await asyncio.gather(*(store.place(order, lease_until=LEASE) for order in attempts))
+    answers = await asyncio.gather(*(store.place(order, lease=LEASE_FOR) for order in attempts))
     [stored] = await store.list(EVERYTHING)
     assert stored in attempts
     assert answers == [stored] * 200
@@ -82,7 +91,7 @@ async def test_one_request_id_at_once_with_two_contents_places_one_of_them(
         for number in range(50)
     ]
     answers = await asyncio.gather(
-        *(store.place(order, lease_until=LEASE) for order in attempts), return_exceptions=True
+        *(store.place(order, lease=LEASE_FOR) for order in attempts), return_exceptions=True
     )
     [stored] = await store.list(EVERYTHING)
     for attempt, answer in zip(attempts, answers, strict=True):
@@ -94,7 +103,7 @@ async def test_one_request_id_at_once_with_two_contents_places_one_of_them(
 
 async def test_many_orders_at_once_are_all_placed(store: OrderStore) -> None:
     orders = [new_order(number) for number in range(700)]
-    answers = await asyncio.gather(*(store.place(order, lease_until=LEASE) for order in orders))
+    answers = await asyncio.gather(*(store.place(order, lease=LEASE_FOR) for order in orders))
     assert answers == orders
     assert await store.list(EVERYTHING) == orders[::-1]
 
@@ -102,14 +111,14 @@ async def test_many_orders_at_once_are_all_placed(store: OrderStore) -> None:
 @pytest.mark.parametrize("units", [0, 1, 2**53 + 1, MAX_UNITS])
 async def test_amounts_are_kept_exactly(store: OrderStore, units: int) -> None:
     item = OrderItem("gold", 1, Money("JPY", units, 999_999_999))
-    order = await store.place(new_order(items=(item,)), lease_until=LEASE)
+    order = await store.place(new_order(items=(item,)), lease=LEASE_FOR)
     assert (await store.get(order.id)).total == Money("JPY", units, 999_999_999)
     assert (await store.get(order.id)).items == (item,)
 
 
 async def test_items_keep_their_order(store: OrderStore) -> None:
     items = tuple(OrderItem(f"sku-{99 - n}", n + 1, Money("EUR", n)) for n in range(100))
-    order = await store.place(new_order(items=items), lease_until=LEASE)
+    order = await store.place(new_order(items=items), lease=LEASE_FOR)
     assert (await store.get(order.id)).items == items
 
 
@@ -117,12 +126,12 @@ async def test_items_keep_their_order(store: OrderStore) -> None:
 
 
 async def test_a_saved_version_is_read_and_adds_one_change(store: OrderStore) -> None:
-    placed = await store.place(new_order(), lease_until=LEASE)
+    placed = await store.place(new_order(), lease=LEASE_FOR)
     paid = placed.paid(NOW + SECOND)
     refunding = paid.refunding(NOW + 2 * SECOND)
     cancelled = refunding.cancelled(NOW + 3 * SECOND)
     await store.save(paid)
-    await store.save(refunding, lease_until=LEASE)
+    await store.save(refunding, lease=LEASE_FOR)
     await store.save(cancelled)
     assert await store.get(placed.id) == cancelled
     changes = await store.changes(placed.id, after_version=0)
@@ -131,7 +140,7 @@ async def test_a_saved_version_is_read_and_adds_one_change(store: OrderStore) ->
 
 
 async def test_changes_begin_after_the_version_asked_for(store: OrderStore) -> None:
-    placed = await store.place(new_order(), lease_until=LEASE)
+    placed = await store.place(new_order(), lease=LEASE_FOR)
     paid = placed.paid(NOW)
     await store.save(paid)
     assert await store.changes(placed.id, after_version=1) == [change_of(paid)]
@@ -141,7 +150,7 @@ async def test_changes_begin_after_the_version_asked_for(store: OrderStore) -> N
 
 @pytest.mark.parametrize("version", [0, 1, 2, 4, 5])
 async def test_only_the_next_version_is_written(store: OrderStore, version: int) -> None:
-    placed = await store.place(new_order(), lease_until=LEASE)
+    placed = await store.place(new_order(), lease=LEASE_FOR)
     paid = placed.paid(NOW)
     await store.save(paid)
     wrong = structs.replace(paid.refunding(NOW).cancelled(NOW), version=version)
@@ -153,7 +162,7 @@ async def test_only_the_next_version_is_written(store: OrderStore, version: int)
 
 
 async def test_of_changes_at_once_one_wins_and_the_others_conflict(store: OrderStore) -> None:
-    placed = await store.place(new_order(), lease_until=LEASE)
+    placed = await store.place(new_order(), lease=LEASE_FOR)
     rivals = [placed.paid(NOW), *(placed.declined(f"no. {n}", NOW) for n in range(20))]
     answers = await asyncio.gather(*(store.save(order) for order in rivals), return_exceptions=True)
     assert [type(answer) for answer in answers if answer is not None] == [VersionConflict] * 20
@@ -163,12 +172,12 @@ async def test_of_changes_at_once_one_wins_and_the_others_conflict(store: OrderS
 
 
 async def test_versions_at_once_are_written_one_after_the_other(store: OrderStore) -> None:
-    placed = await store.place(new_order(), lease_until=LEASE)
+    placed = await store.place(new_order(), lease=LEASE_FOR)
     paid = placed.paid(NOW)
     refunding = paid.refunding(NOW)
     cancelled = refunding.cancelled(NOW)
     await asyncio.gather(
-        store.save(paid), store.save(refunding, lease_until=LEASE), store.save(cancelled)
+        store.save(paid), store.save(refunding, lease=LEASE_FOR), store.save(cancelled)
     )
     assert await store.get(placed.id) == cancelled
     versions = [change.version for change in await store.changes(placed.id, after_version=0)]
@@ -189,7 +198,7 @@ async def test_an_unknown_order_is_not_found(store: OrderStore) -> None:
     ["", "Kartenlimit überschritten ☹", "不足 💳", "'; DROP TABLE orders; --", '{"a": [1]}'],
 )
 async def test_a_decline_reason_may_be_any_text(store: OrderStore, reason: str) -> None:
-    placed = await store.place(new_order(), lease_until=LEASE)
+    placed = await store.place(new_order(), lease=LEASE_FOR)
     declined = placed.declined(reason, NOW)
     await store.save(declined)
     assert await store.get(placed.id) == declined
@@ -199,115 +208,264 @@ async def test_a_decline_reason_may_be_any_text(store: OrderStore, reason: str) 
 async def test_a_lease_is_required_exactly_while_the_order_awaits_the_gateway(
     store: OrderStore,
 ) -> None:
-    paid = (await store.place(new_order(), lease_until=LEASE)).paid(NOW)
-    with pytest.raises(ValueError, match="lease_until"):
-        await store.save(paid, lease_until=LEASE)
+    paid = (await store.place(new_order(), lease=LEASE_FOR)).paid(NOW)
+    with pytest.raises(ValueError, match="a lease is for"):
+        await store.save(paid, lease=LEASE_FOR)
     await store.save(paid)
-    with pytest.raises(ValueError, match="lease_until"):
+    with pytest.raises(ValueError, match="a lease is for"):
         await store.save(paid.refunding(NOW))
+
+
+@pytest.mark.parametrize("lease", [timedelta(microseconds=-1), LONGEST_LEASE + MICROSECOND])
+async def test_a_lease_or_delay_out_of_range_is_refused(
+    store: OrderStore, lease: timedelta
+) -> None:
+    order = new_order()
+    for write in (
+        lambda: store.place(order, lease=lease),
+        lambda: store.save(order, lease=lease),
+        lambda: store.defer(order.id, delay=lease),
+        lambda: store.lease_due(lease=lease, limit=1),
+    ):
+        with pytest.raises(ValueError, match=r"range|from 0 to"):
+            await write()
+    await store.place(order, lease=LONGEST_LEASE)
 
 
 # Leasing
 
 
-async def lease(store: OrderStore, now: datetime, limit: int = 10) -> Sequence[LeasedOrder]:
-    return await store.lease_due(now=now, lease_until=now + 10 * SECOND, limit=limit)
+async def lease(
+    store: OrderStore, limit: int = 10, repeated: int | None = None
+) -> Sequence[LeasedOrder]:
+    return list(await store.lease_due(lease=10 * SECOND, limit=limit, repeated=repeated))
 
 
-async def test_an_order_is_leased_when_its_lease_ends_and_not_before(store: OrderStore) -> None:
-    order = await store.place(new_order(), lease_until=LEASE)
-    assert list(await lease(store, LEASE - timedelta(microseconds=1))) == []
-    assert list(await lease(store, LEASE)) == [LeasedOrder(order, attempts=1)]
-    assert list(await lease(store, LEASE + 9 * SECOND)) == []
-    assert list(await lease(store, LEASE + 10 * SECOND)) == [LeasedOrder(order, attempts=2)]
+async def test_an_order_is_leased_when_its_lease_ends_and_not_before(
+    store: OrderStore, clock: FakeClock
+) -> None:
+    order = await store.place(new_order(), lease=LEASE_FOR)
+    clock.now = LEASE - MICROSECOND
+    assert await lease(store) == []
+    clock.now = LEASE
+    assert await lease(store) == [LeasedOrder(order, attempts=1)]
+    clock.now = LEASE + 9 * SECOND
+    assert await lease(store) == []
+    clock.now = LEASE + 10 * SECOND
+    assert await lease(store) == [LeasedOrder(order, attempts=2)]
 
 
-async def test_the_longest_waiting_are_leased_first(store: OrderStore) -> None:
+async def test_the_longest_waiting_are_leased_first(store: OrderStore, clock: FakeClock) -> None:
     for number, waits_s in enumerate([3, 1, 4, 0, 5, 2]):
-        await store.place(new_order(number), lease_until=LEASE - waits_s * SECOND)
-    first = await lease(store, LEASE, limit=4)
+        await store.place(new_order(number), lease=LEASE_FOR - waits_s * SECOND)
+    clock.now = LEASE
+    first = await lease(store, limit=4)
     assert [leased.order.id for leased in first] == [order_id(n) for n in (4, 2, 0, 5)]
-    rest = await lease(store, LEASE, limit=4)
+    rest = await lease(store, limit=4)
     assert [leased.order.id for leased in rest] == [order_id(n) for n in (1, 3)]
 
 
-async def test_no_order_is_leased_to_two_callers(store: OrderStore) -> None:
+async def test_no_order_is_leased_to_two_callers(store: OrderStore, clock: FakeClock) -> None:
     orders = [new_order(number) for number in range(100)]
-    await asyncio.gather(*(store.place(order, lease_until=NOW) for order in orders))
-    taken = await asyncio.gather(*(lease(store, LEASE, limit=7) for _ in range(20)))
+    await asyncio.gather(*(store.place(order, lease=timedelta(0)) for order in orders))
+    clock.now = LEASE
+    taken = await asyncio.gather(*(lease(store, limit=7) for _ in range(20)))
     ids = [leased.order.id for some in taken for leased in some]
     assert sorted(ids) == [order.id for order in orders]
 
 
-async def test_an_order_that_awaits_nothing_is_never_leased(store: OrderStore) -> None:
-    order = await store.place(new_order(), lease_until=NOW)
+async def test_an_order_that_awaits_nothing_is_never_leased(
+    store: OrderStore, clock: FakeClock
+) -> None:
+    order = await store.place(new_order(), lease=timedelta(0))
     await store.save(order.paid(NOW))
-    await store.defer(order.id, until=NOW)
-    assert list(await lease(store, LEASE)) == []
+    await store.defer(order.id, delay=timedelta(0))
+    clock.now = LEASE
+    assert await lease(store) == []
 
 
 async def test_a_saved_version_brings_its_own_lease_and_counts_attempts_anew(
-    store: OrderStore,
+    store: OrderStore, clock: FakeClock
 ) -> None:
-    order = await store.place(new_order(), lease_until=NOW)
-    await lease(store, NOW)
+    order = await store.place(new_order(), lease=timedelta(0))
+    await lease(store)
     paid = order.paid(NOW)
     await store.save(paid)
     refunding = paid.refunding(NOW)
-    await store.save(refunding, lease_until=LEASE)
-    assert list(await lease(store, LEASE - SECOND)) == []
-    assert list(await lease(store, LEASE)) == [LeasedOrder(refunding, attempts=1)]
+    await store.save(refunding, lease=LEASE_FOR)
+    clock.now = LEASE - SECOND
+    assert await lease(store) == []
+    clock.now = LEASE
+    assert await lease(store) == [LeasedOrder(refunding, attempts=1)]
 
 
-async def test_deferring_moves_the_lease_and_nothing_else(store: OrderStore) -> None:
-    order = await store.place(new_order(), lease_until=NOW)
-    await lease(store, NOW)
-    await store.defer(order.id, until=LEASE)
-    await store.defer(order_id(99), until=LEASE)
+async def test_deferring_moves_the_lease_and_nothing_else(
+    store: OrderStore, clock: FakeClock
+) -> None:
+    order = await store.place(new_order(), lease=timedelta(0))
+    await lease(store)
+    await store.defer(order.id, delay=LEASE_FOR)
+    await store.defer(order_id(99), delay=LEASE_FOR)
     assert await store.get(order.id) == order
     assert await store.changes(order.id, after_version=1) == []
-    assert list(await lease(store, LEASE - SECOND)) == []
-    assert list(await lease(store, LEASE)) == [LeasedOrder(order, attempts=2)]
+    clock.now = LEASE - SECOND
+    assert await lease(store) == []
+    clock.now = LEASE
+    assert await lease(store) == [LeasedOrder(order, attempts=2)]
 
 
 async def test_a_replayed_order_keeps_its_lease(store: OrderStore) -> None:
-    order = await store.place(new_order(1), lease_until=NOW)
-    await store.place(new_order(2, request=1), lease_until=LEASE)
-    assert list(await lease(store, NOW)) == [LeasedOrder(order, attempts=1)]
+    order = await store.place(new_order(1), lease=timedelta(0))
+    await store.place(new_order(2, request=1), lease=LEASE_FOR)
+    assert await lease(store) == [LeasedOrder(order, attempts=1)]
+
+
+async def repeat(store: OrderStore, clock: FakeClock, numbers: Sequence[int]) -> None:
+    """Place orders and lease each REPEATED_ATTEMPTS times; their leases end one second apart."""
+    for number in numbers:
+        await store.place(new_order(number), lease=timedelta(0))
+        for _ in range(REPEATED_ATTEMPTS):
+            assert await store.lease_due(lease=timedelta(0), limit=1)
+        await store.defer(order_id(number), delay=LONGEST_LEASE)
+        clock.advance(SECOND)
+    clock.advance(LONGEST_LEASE)
+
+
+async def test_repeated_orders_come_behind_fresh_ones_however_long_they_are_due(
+    store: OrderStore, clock: FakeClock
+) -> None:
+    await repeat(store, clock, [1, 2])
+    clock.advance(3600 * SECOND)
+    for number in (4, 3):
+        await store.place(new_order(number), lease=timedelta(0))
+    assert [each.order.id for each in await lease(store, limit=3)] == [
+        order_id(n) for n in (3, 4, 1)
+    ]
+    [rest] = await lease(store, limit=3)
+    assert (rest.order.id, rest.attempts) == (order_id(2), REPEATED_ATTEMPTS + 1)
+
+
+@pytest.mark.parametrize(
+    ("limit", "share", "taken"),
+    [
+        (10, None, [5, 6, 1, 2, 3, 4]),
+        (10, 2, [5, 6, 1, 2]),
+        (10, 0, [5, 6]),
+        (3, 2, [5, 6, 1]),
+        (2, 2, [5, 6]),
+        (1, 1, [5]),
+    ],
+)
+async def test_repeated_orders_take_no_more_than_their_share(
+    store: OrderStore, clock: FakeClock, limit: int, share: int | None, taken: list[int]
+) -> None:
+    await repeat(store, clock, [1, 2, 3, 4])
+    for number in (5, 6):
+        await store.place(new_order(number), lease=timedelta(0))
+    leased = await lease(store, limit=limit, repeated=share)
+    assert [each.order.id for each in leased] == [order_id(n) for n in taken]
+
+
+async def test_a_released_or_saved_order_is_fresh_again(
+    store: OrderStore, clock: FakeClock
+) -> None:
+    await repeat(store, clock, [1, 2])
+    await store.park(order_id(1), reason="stuck")
+    await store.release(order_id(1))
+    paid = new_order(2).paid(NOW)
+    await store.save(paid)
+    await store.save(paid.refunding(NOW), lease=timedelta(0))
+    assert {each.order.id for each in await lease(store, repeated=0)} == {order_id(1), order_id(2)}
+
+
+async def test_a_clock_set_back_by_a_day_strands_no_order(
+    store: OrderStore, clock: FakeClock
+) -> None:
+    clock.advance(timedelta(days=1))
+    await repeat(store, clock, [1])
+    for number, waits_s in ((2, 30), (3, 20)):
+        await store.place(new_order(number), lease=waits_s * SECOND)
+    clock.now = NOW
+    await store.place(new_order(4), lease=timedelta(0))
+    leased = await lease(store, limit=3)
+    assert [each.order.id for each in leased] == [order_id(n) for n in (4, 3, 2)]
+    assert await lease(store, repeated=0) == []
+    [repeated] = await lease(store)
+    assert repeated.order.id == order_id(1)
+    assert await lease(store) == []
+    clock.advance(10 * SECOND)
+    assert len(await lease(store)) == 4
+
+
+async def test_a_lease_as_long_as_may_be_counts(store: OrderStore, clock: FakeClock) -> None:
+    await store.place(new_order(), lease=LONGEST_LEASE)
+    assert await lease(store) == []
+    clock.advance(-MICROSECOND)
+    assert len(await lease(store)) == 1
 
 
 # The backlog
 
 
-async def test_the_backlog_is_what_awaits_the_gateway_since_it_does(store: OrderStore) -> None:
+async def test_the_backlog_is_what_awaits_the_gateway_since_it_does(
+    store: OrderStore, clock: FakeClock
+) -> None:
     assert await store.backlog() == Backlog(orders={})
 
-    orders = [new_order(number, now=NOW + number * SECOND) for number in range(5)]
+    orders = [new_order(number) for number in range(5)]
     for order in orders:
-        await store.place(order, lease_until=LEASE)
-    refunding_since = NOW + 60 * SECOND
+        await store.place(order, lease=LEASE_FOR)
+        clock.advance(SECOND)
+    clock.now = NOW + 60 * SECOND
     for order in orders[:3]:
-        paid = order.paid(NOW + 30 * SECOND)
+        paid = order.paid(NOW)
         await store.save(paid)
         if order is not orders[0]:
-            await store.save(paid.refunding(refunding_since), lease_until=LEASE)
+            await store.save(paid.refunding(NOW), lease=LEASE_FOR)
+            clock.advance(SECOND)
+    clock.now = NOW + 70 * SECOND
     assert await store.backlog() == Backlog(
         orders={
-            OrderState.PENDING_PAYMENT: Waiting(2, NOW + 3 * SECOND),
-            OrderState.REFUNDING: Waiting(2, refunding_since),
+            OrderState.PENDING_PAYMENT: Waiting(2, 67 * SECOND),
+            OrderState.REFUNDING: Waiting(2, 10 * SECOND),
         },
         events=Waiting(0, None),
     )
 
 
 async def test_an_order_in_the_backlog_stays_as_old_however_often_it_is_leased(
-    store: OrderStore,
+    store: OrderStore, clock: FakeClock
 ) -> None:
-    order = await store.place(new_order(), lease_until=NOW)
-    await lease(store, NOW)
-    await store.defer(order.id, until=LEASE)
+    order = await store.place(new_order(), lease=timedelta(0))
+    clock.advance(SECOND)
+    await lease(store)
+    await store.defer(order.id, delay=LEASE_FOR)
+    clock.advance(SECOND)
     backlog = await store.backlog()
-    assert backlog.orders == {OrderState.PENDING_PAYMENT: Waiting(1, order.create_time)}
+    assert backlog.orders == {OrderState.PENDING_PAYMENT: Waiting(1, 2 * SECOND)}
+
+
+@pytest.mark.parametrize("ahead", [timedelta(minutes=10), timedelta(days=-1)])
+async def test_the_age_of_an_order_grows_from_0_whatever_its_replicas_clock_said(
+    store: OrderStore, clock: FakeClock, ahead: timedelta
+) -> None:
+    await store.place(new_order(now=NOW + ahead), lease=LEASE_FOR)
+    for age in (0, 1, 100):
+        clock.now = NOW + age * SECOND
+        backlog = await store.backlog()
+        assert backlog.orders == {OrderState.PENDING_PAYMENT: Waiting(1, age * SECOND)}
+
+
+async def test_no_age_is_negative_after_a_clock_was_set_back(
+    store: OrderStore, clock: FakeClock
+) -> None:
+    for number in (1, 2):
+        await store.place(new_order(number), lease=LEASE_FOR)
+    await store.park(order_id(2), reason="stuck")
+    clock.advance(-SECOND)
+    assert (await store.backlog()).orders == {OrderState.PENDING_PAYMENT: Waiting(1, timedelta(0))}
+    [parked] = await store.parked(limit=1)
+    assert parked.age == timedelta(0)
 
 
 # Listing
@@ -319,7 +477,7 @@ async def place_variety(store: OrderStore) -> list[Order]:
     for number in range(60):
         now = NOW + timedelta(microseconds=200 * number)
         order = new_order(number, customer_id=("ada", "bob", "cyd")[number % 3], now=now)
-        await store.place(order, lease_until=LEASE)
+        await store.place(order, lease=LEASE_FOR)
         if number % 4 == 1:
             order = order.paid(now)
             await store.save(order)
@@ -377,7 +535,7 @@ async def test_times_bound_to_the_microsecond_the_end_excluded(
 
 
 async def test_times_far_outside_match_all_or_nothing(store: OrderStore) -> None:
-    order = await store.place(new_order(), lease_until=LEASE)
+    order = await store.place(new_order(), lease=LEASE_FOR)
     first, last = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
     everything = OrderQuery(limit=10, created_after=first, created_before=last)
     assert await store.list(everything) == [order]
@@ -398,7 +556,7 @@ async def test_pages_neither_skip_nor_repeat_while_orders_are_added(
     while page:
         seen += page
         later = new_order(1000 + len(seen), customer_id="ada", now=NOW + SECOND)
-        await store.place(later, lease_until=LEASE)
+        await store.place(later, lease=LEASE_FOR)
         page = await store.list(structs.replace(query, limit=7, before=seen[-1].id))
     assert seen == expected
 

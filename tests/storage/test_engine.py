@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fakes.orders import LEASE, new_order
+from fakes.orders import LEASE_FOR, new_order
 from harness import until
 from orderflow_client.resilience.deadline import Deadline, within
 from orderflow_server.orders.errors import (
@@ -31,7 +31,7 @@ from orderflow_server.storage.engine import (
 
 
 def place(number: int) -> Place:
-    return Place(new_order(number), LEASE)
+    return Place(new_order(number), LEASE_FOR)
 
 
 class PlayedDatabase:

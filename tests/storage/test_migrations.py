@@ -18,14 +18,18 @@ import structlog
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
-from fakes.orders import LEASE, NOW, new_order
+from fakes.clock import FakeClock
+from fakes.orders import LEASE, LEASE_FOR, NOW, new_order
 from fakes.postgres import TestDatabases
 from orderflow_server.orders.errors import StoreUnavailable
+from orderflow_server.orders.order import OrderState
+from orderflow_server.orders.ports import REPEATED_ATTEMPTS, Waiting
 from orderflow_server.storage import migrations
 from orderflow_server.storage.address import DatabaseAddress
 from orderflow_server.storage.apart import upgraded_apart
 from orderflow_server.storage.opening import lacks_steps, open_store_for, upgrade
-from orderflow_server.storage.sqlite.rows import event_row, item_rows, order_row
+from orderflow_server.storage.sqlite.bulk import Bulk
+from orderflow_server.storage.sqlite.rows import event_row, item_rows, micros, order_row
 from orderflow_server.storage.sqlite.writes import INSERT_EVENTS, INSERT_ITEMS, INSERT_ORDERS
 
 OPEN = """
@@ -125,7 +129,7 @@ async def test_replicas_that_start_at_once_on_an_empty_database_all_succeed(
             stores = await asyncio.gather(
                 *(stack.enter_async_context(open_store_for(address)) for _ in range(5))
             )
-            order = await stores[0].place(new_order(1), lease_until=LEASE)
+            order = await stores[0].place(new_order(1), lease=LEASE_FOR)
             assert [await store.get(order.id) for store in stores] == [order] * 5
 
 
@@ -199,7 +203,7 @@ async def test_a_server_works_on_a_schema_that_is_one_step_ahead_and_says_so(
     await set_revision(database, f"{int(migrations.HEAD) + 1:04}")
     with structlog.testing.capture_logs() as lines:
         async with open_store_for(database) as store:
-            order = await store.place(new_order(1), lease_until=LEASE)
+            order = await store.place(new_order(1), lease=LEASE_FOR)
             assert await store.get(order.id) == order
     [line] = lines
     assert (line["log_level"], line["known"]) == ("warning", migrations.HEAD)
@@ -212,24 +216,36 @@ async def test_a_server_refuses_a_schema_that_is_further_ahead(database: Databas
             pass
 
 
-async def test_a_server_of_the_release_before_works_on_this_schema(tmp_path: Path) -> None:
+BEFORE_INSERT_ORDERS = Bulk.insert("orders", *INSERT_ORDERS.columns[:-1])
+"""As the release before writes an order: without `awaiting_since`."""
+
+
+async def test_a_server_of_the_release_before_works_on_this_schema(
+    tmp_path: Path, clock: FakeClock
+) -> None:
     """What it runs, which knows nothing of parking and publishing, and what is made of that."""
     path = tmp_path / "orders.db"
-    async with open_store_for(DatabaseAddress(path=path)) as store:
+    async with open_store_for(DatabaseAddress(path=path), now=clock) as store:
         before = sqlite3.connect(path, isolation_level=None)
         order = new_order(1)
         for number in (1, 2):
             written = new_order(number)
             order_id = str(written.id)
-            INSERT_ORDERS.run(before, [order_row(written, order_id, LEASE)])
+            BEFORE_INSERT_ORDERS.run(
+                before, [order_row(written, order_id, micros(NOW), LEASE_FOR)[:-1]]
+            )
             INSERT_ITEMS.run(before, item_rows(written, order_id))
             INSERT_EVENTS.run(before, [event_row(written, order_id)])
         assert [event.order for event in await store.unpublished(limit=9)] == [
             new_order(1),
             new_order(2),
         ]
-        await store.park(order.id, now=NOW)
-        leased = await store.lease_due(now=LEASE, lease_until=LEASE, limit=9)
+        await store.park(order.id, reason="stuck")
+        clock.now = LEASE
+        assert (await store.backlog()).orders == {
+            OrderState.PENDING_PAYMENT: Waiting(1, LEASE_FOR)
+        }, "since the order's own time"
+        leased = await store.lease_due(lease=LEASE_FOR, limit=9)
         assert [each.order for each in leased] == [new_order(2)]
         before.execute(
             "UPDATE orders SET state = 'PAID', version = 2, lease_until = NULL WHERE id = ?",
@@ -237,8 +253,23 @@ async def test_a_server_of_the_release_before_works_on_this_schema(tmp_path: Pat
         )
         before.close()
         assert list(await store.parked(limit=9)) == []
-        assert not await store.release(order.id, now=NOW)
+        assert not await store.release(order.id)
         assert (await store.backlog()).parked == 0
+
+
+async def test_the_index_of_repeated_orders_has_those_that_leasing_calls_repeated(
+    tmp_path: Path, url: str
+) -> None:
+    path = tmp_path / "orders.db"
+    await upgrade(DatabaseAddress(path=path))
+    with contextlib.closing(sqlite3.connect(path)) as file:
+        query = "SELECT sql FROM sqlite_master WHERE name = 'orders_repeated_by_lease'"
+        (made,) = file.execute(query).fetchone()
+    assert f"lease_attempts >= {REPEATED_ATTEMPTS}" in made
+    connection = await asyncpg.connect(url)
+    made = await connection.fetchval("SELECT pg_get_indexdef('orders_repeated_by_lease'::regclass)")
+    assert f"(lease_attempts >= {REPEATED_ATTEMPTS})" in made
+    await connection.close()
 
 
 # In a process of its own

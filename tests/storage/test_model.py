@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
+from fakes.clock import FakeClock
 from fakes.orders import NOW, new_order
 from fakes.postgres import TestDatabases
 from fakes.store import FakeOrderStore
@@ -54,19 +55,26 @@ orders = st.sampled_from(ORDERS)
 names = st.sampled_from(["relay", "sweep"])
 holders = st.sampled_from(["a", "b"])
 times = st.integers(0, 9).map(lambda seconds: NOW + timedelta(seconds=seconds))
+durations = st.integers(0, 9).map(lambda seconds: timedelta(seconds=seconds))
+# Now and then the clock is a day ahead, and is set back.
+clocks = st.builds(
+    lambda time, days: time + timedelta(days=days), times, st.sampled_from([0, 0, 0, 1])
+)
+Script = list[tuple[datetime, list[Command[Any]]]]
+"""Batches, each with the time by the store's clock."""
 
 
 def changed(
-    order: Order, state: OrderState, version: int, reason: str, time: datetime, until: datetime
+    order: Order, state: OrderState, version: int, reason: str, time: datetime, lease: timedelta
 ) -> Save:
     change = structs.replace(
         order, state=state, version=version, decline_reason=reason, update_time=time
     )
-    return Save(change, until if state.awaits_gateway else None)
+    return Save(change, lease if state.awaits_gateway else None)
 
 
 COMMANDS: dict[type[Command[Any]], st.SearchStrategy[Command[Any]]] = {
-    Place: st.builds(Place, st.sampled_from(ORDERS + REPLAYS), times),
+    Place: st.builds(Place, st.sampled_from(ORDERS + REPLAYS), durations),
     Save: st.builds(
         changed,
         orders,
@@ -74,33 +82,34 @@ COMMANDS: dict[type[Command[Any]], st.SearchStrategy[Command[Any]]] = {
         st.integers(1, 4),
         st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=5),
         times,
-        times,
+        durations,
     ),
-    Defer: st.builds(Defer, orders.map(lambda order: order.id), times),
-    Park: st.builds(Park, orders.map(lambda order: order.id), times),
-    Release: st.builds(Release, orders.map(lambda order: order.id), times),
-    LeaseDue: st.builds(LeaseDue, times, times, st.integers(1, 4)),
-    TakeLease: st.builds(TakeLease, names, holders, times, times),
+    Defer: st.builds(Defer, orders.map(lambda order: order.id), durations),
+    Park: st.builds(Park, orders.map(lambda order: order.id), st.sampled_from(["", "a", "b"])),
+    Release: st.builds(Release, orders.map(lambda order: order.id)),
+    LeaseDue: st.builds(
+        LeaseDue, durations, st.integers(1, 4), st.one_of(st.none(), st.integers(0, 2))
+    ),
+    TakeLease: st.builds(TakeLease, names, holders, durations),
     GiveUpLease: st.builds(GiveUpLease, names, holders),
     MarkPublished: st.builds(MarkPublished, st.lists(st.integers(1, 9), max_size=4)),
 }
 
 
-def batches(
-    *, but: type[Command[Any]] | None = None
-) -> st.SearchStrategy[list[list[Command[Any]]]]:
+def batches(*, but: type[Command[Any]] | None = None) -> st.SearchStrategy[Script]:
     kinds = [strategy for kind, strategy in COMMANDS.items() if kind is not but]
-    return st.lists(st.lists(st.one_of(kinds), min_size=1, max_size=12), min_size=1, max_size=6)
+    batch = st.lists(st.one_of(kinds), min_size=1, max_size=12)
+    return st.lists(st.tuples(clocks, batch), min_size=1, max_size=6)
 
 
 DO: dict[type[Command[Any]], Callable[[Store, Any], Awaitable[object]]] = {
-    Place: lambda store, c: store.place(c.order, lease_until=c.lease_until),
-    Save: lambda store, c: store.save(c.order, lease_until=c.lease_until),
-    Defer: lambda store, c: store.defer(c.order_id, until=c.until),
-    Park: lambda store, c: store.park(c.order_id, now=c.now),
-    Release: lambda store, c: store.release(c.order_id, now=c.now),
-    LeaseDue: lambda store, c: store.lease_due(now=c.now, lease_until=c.lease_until, limit=c.limit),
-    TakeLease: lambda store, c: store.take_lease(c.name, holder=c.holder, now=c.now, until=c.until),
+    Place: lambda store, c: store.place(c.order, lease=c.lease),
+    Save: lambda store, c: store.save(c.order, lease=c.lease),
+    Defer: lambda store, c: store.defer(c.order_id, delay=c.delay),
+    Park: lambda store, c: store.park(c.order_id, reason=c.reason),
+    Release: lambda store, c: store.release(c.order_id),
+    LeaseDue: lambda store, c: store.lease_due(lease=c.lease, limit=c.limit, repeated=c.repeated),
+    TakeLease: lambda store, c: store.take_lease(c.name, holder=c.holder, lease=c.lease),
     GiveUpLease: lambda store, c: store.give_up_lease(c.name, holder=c.holder),
     MarkPublished: lambda store, c: store.mark_published(c.sequences),
 }
@@ -123,19 +132,19 @@ async def contents(store: Store) -> list[object]:
         # In one batch, the events of different orders may be in any order.
         sorted((event.order for event in unpublished), key=lambda each: (each.id, each.version)),
         await store.parked(limit=100),
+        await store.parked(limit=100, reason="a"),
         await store.backlog(events=True),
     ]
 
 
-async def compare(
-    store: Store, sizes: Sequence[int], script: Sequence[Sequence[Command[Any]]]
-) -> None:
-    fake = FakeOrderStore()
-    for batch in script:
+async def compare(store: Store, sizes: Sequence[int], script: Script, clock: FakeClock) -> None:
+    fake = FakeOrderStore(clock)
+    for now, batch in script:
+        clock.now = now
         in_turn = sorted(batch, key=lambda command: list(DO).index(type(command)))
         together = await asyncio.gather(*(outcome(store, command) for command in in_turn))
         assert together == [await outcome(fake, command) for command in in_turn]
-    assert sizes == [len(batch) for batch in script], "each was one transaction"
+    assert sizes == [len(batch) for _, batch in script], "each was one transaction"
     assert await contents(store) == await contents(fake)
 
 
@@ -149,14 +158,15 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(script=batches())
 @settings(max_examples=100, deadline=None, derandomize=True)
 def test_batches_do_on_sqlite_what_their_commands_do_one_after_the_other(
-    empty_database: Path, script: list[list[Command[Any]]]
+    empty_database: Path, script: Script
 ) -> None:
     async def run(path: Path) -> None:
         sizes: list[int] = []
+        clock = FakeClock()
         async with open_store_for(
-            DatabaseAddress(path=path), on_batch=lambda event: sizes.append(event.size)
+            DatabaseAddress(path=path), on_batch=lambda event: sizes.append(event.size), now=clock
         ) as store:
-            await compare(store, sizes, script)
+            await compare(store, sizes, script, clock)
 
     with tempfile.TemporaryDirectory(dir=empty_database.parent) as directory:
         path = Path(directory, "orders.db")
@@ -168,16 +178,19 @@ def test_batches_do_on_sqlite_what_their_commands_do_one_after_the_other(
 @given(script=batches(but=MarkPublished))
 @settings(max_examples=20, deadline=None, derandomize=True)
 def test_batches_do_on_postgresql_what_their_commands_do_one_after_the_other(
-    postgres: TestDatabases, script: list[list[Command[Any]]]
+    postgres: TestDatabases, script: Script
 ) -> None:
     async def run() -> None:
         sizes: list[int] = []
+        clock = FakeClock()
         async with (
             postgres.new() as url,
             open_store_for(
-                DatabaseAddress.parse(url), on_batch=lambda event: sizes.append(event.size)
+                DatabaseAddress.parse(url),
+                on_batch=lambda event: sizes.append(event.size),
+                now=clock,
             ) as store,
         ):
-            await compare(store, sizes, script)
+            await compare(store, sizes, script, clock)
 
     asyncio.run(run())

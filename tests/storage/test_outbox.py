@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 
-from fakes.orders import LEASE, NOW, new_order
+import pytest
+
+from fakes.clock import FakeClock
+from fakes.orders import LEASE_FOR, NOW, new_order
 from fakes.store import FakeOrderStore
 from orderflow_server.orders.order import Order
-from orderflow_server.orders.ports import OutboxEvent, Waiting
+from orderflow_server.orders.ports import LONGEST_LEASE, OutboxEvent, Waiting
 from orderflow_server.storage.store import EngineOrderStore
 
 SECOND = timedelta(seconds=1)
@@ -23,34 +26,46 @@ async def orders(store: Store, limit: int = 1000) -> list[Order]:
     return [event.order for event in await events(store, limit)]
 
 
-async def take(store: Store, holder: str, at_s: float, *, for_s: float = 10) -> bool:
-    now = NOW + at_s * SECOND
-    return await store.take_lease("relay", holder=holder, now=now, until=now + for_s * SECOND)
+class Relay:
+    """Takes the lease named relay of an outbox, at times of its clock."""
+
+    def __init__(self, outbox: Store, clock: FakeClock) -> None:
+        self._outbox = outbox
+        self._clock = clock
+
+    async def take(self, holder: str, *, at_s: float) -> bool:
+        self._clock.now = NOW + at_s * SECOND
+        return await self._outbox.take_lease("relay", holder=holder, lease=10 * SECOND)
+
+
+@pytest.fixture
+def relay(outbox: Store, clock: FakeClock) -> Relay:
+    return Relay(outbox, clock)
 
 
 # Events
 
 
 async def test_every_change_is_told_as_the_order_was_after_it(outbox: Store) -> None:
-    first = await outbox.place(new_order(1), lease_until=LEASE)
-    second = await outbox.place(new_order(2), lease_until=LEASE)
+    first = await outbox.place(new_order(1), lease=LEASE_FOR)
+    second = await outbox.place(new_order(2), lease=LEASE_FOR)
     declined = first.declined("no funds", NOW + SECOND)
     await outbox.save(declined)
     assert await orders(outbox) == [first, second, declined]
 
 
 async def test_what_is_no_change_is_not_told(outbox: Store) -> None:
-    order = await outbox.place(new_order(1), lease_until=NOW)
-    await outbox.place(new_order(2, request=1), lease_until=NOW)
-    await outbox.lease_due(now=NOW, lease_until=LEASE, limit=1)
-    await outbox.defer(order.id, until=LEASE)
-    await outbox.park(order.id, now=NOW)
-    await outbox.release(order.id, now=NOW)
+    order = await outbox.place(new_order(1), lease=timedelta(0))
+    await outbox.place(new_order(2, request=1), lease=timedelta(0))
+    await outbox.lease_due(lease=LEASE_FOR, limit=1)
+    await outbox.defer(order.id, delay=LEASE_FOR)
+    await outbox.park(order.id, reason="stuck")
+    await outbox.release(order.id)
     assert await orders(outbox) == [order]
 
 
 async def test_events_come_oldest_first_however_few_are_asked_for(outbox: Store) -> None:
-    placed = [await outbox.place(new_order(n), lease_until=LEASE) for n in (3, 1, 2, 5, 4)]
+    placed = [await outbox.place(new_order(n), lease=LEASE_FOR) for n in (3, 1, 2, 5, 4)]
     assert await orders(outbox) == placed
     assert await orders(outbox, limit=2) == placed[:2]
     sequences = [event.sequence for event in await events(outbox)]
@@ -58,18 +73,18 @@ async def test_events_come_oldest_first_however_few_are_asked_for(outbox: Store)
 
 
 async def test_versions_written_at_once_are_told_in_order(outbox: Store) -> None:
-    placed = await outbox.place(new_order(), lease_until=LEASE)
+    placed = await outbox.place(new_order(), lease=LEASE_FOR)
     paid = placed.paid(NOW)
     refunding = paid.refunding(NOW)
     cancelled = refunding.cancelled(NOW)
     await asyncio.gather(
-        outbox.save(paid), outbox.save(refunding, lease_until=LEASE), outbox.save(cancelled)
+        outbox.save(paid), outbox.save(refunding, lease=LEASE_FOR), outbox.save(cancelled)
     )
     assert await orders(outbox) == [placed, paid, refunding, cancelled]
 
 
 async def test_what_is_marked_is_not_told_again(outbox: Store) -> None:
-    placed = [await outbox.place(new_order(n), lease_until=LEASE) for n in range(4)]
+    placed = [await outbox.place(new_order(n), lease=LEASE_FOR) for n in range(4)]
     told = await events(outbox)
     await outbox.mark_published([told[2].sequence, told[0].sequence])
     assert await orders(outbox) == [placed[1], placed[3]]
@@ -81,53 +96,70 @@ async def test_what_is_marked_is_not_told_again(outbox: Store) -> None:
     assert await orders(outbox) == [placed[3], paid]
 
 
-async def test_the_backlog_counts_events_for_who_asks(outbox: Store) -> None:
+async def test_the_backlog_counts_events_for_who_asks(outbox: Store, clock: FakeClock) -> None:
     assert (await outbox.backlog(events=True)).events == Waiting(0, None)
     for number in range(3):
-        await outbox.place(new_order(number, now=NOW + number * SECOND), lease_until=LEASE)
+        await outbox.place(new_order(number, now=NOW + number * SECOND), lease=LEASE_FOR)
     assert (await outbox.backlog()).events == Waiting()
-    assert (await outbox.backlog(events=True)).events == Waiting(3, NOW)
+    clock.now = NOW + 10 * SECOND
+    assert (await outbox.backlog(events=True)).events == Waiting(3, 10 * SECOND)
     [oldest, *_] = await events(outbox)
     await outbox.mark_published([oldest.sequence])
-    assert (await outbox.backlog(events=True)).events == Waiting(2, NOW + SECOND)
+    assert (await outbox.backlog(events=True)).events == Waiting(2, 9 * SECOND)
+    clock.now = NOW
+    assert (await outbox.backlog(events=True)).events == Waiting(2, 0 * SECOND)
 
 
 # Leases
 
 
-async def test_one_holder_at_a_time_has_the_lease(outbox: Store) -> None:
-    assert await take(outbox, "a", at_s=0)
-    assert not await take(outbox, "b", at_s=9.999)
-    assert await take(outbox, "b", at_s=10)
-    assert not await take(outbox, "a", at_s=10)
+async def test_one_holder_at_a_time_has_the_lease(outbox: Store, relay: Relay) -> None:
+    assert await relay.take("a", at_s=0)
+    assert not await relay.take("b", at_s=9.999)
+    assert await relay.take("b", at_s=10)
+    assert not await relay.take("a", at_s=10)
 
 
-async def test_the_holder_renews_its_lease(outbox: Store) -> None:
-    assert await take(outbox, "a", at_s=0)
-    assert await take(outbox, "a", at_s=5)
-    assert not await take(outbox, "b", at_s=14)
-    assert await take(outbox, "a", at_s=14)
+async def test_the_holder_renews_its_lease(outbox: Store, relay: Relay) -> None:
+    assert await relay.take("a", at_s=0)
+    assert await relay.take("a", at_s=5)
+    assert not await relay.take("b", at_s=14)
+    assert await relay.take("a", at_s=14)
 
 
-async def test_a_lease_that_is_given_up_is_anybodys(outbox: Store) -> None:
-    assert await take(outbox, "a", at_s=0)
+async def test_a_lease_that_is_given_up_is_anybodys(outbox: Store, relay: Relay) -> None:
+    assert await relay.take("a", at_s=0)
     await outbox.give_up_lease("relay", holder="b")
-    assert not await take(outbox, "b", at_s=1)
+    assert not await relay.take("b", at_s=1)
     await outbox.give_up_lease("relay", holder="a")
     await outbox.give_up_lease("relay", holder="a")
-    assert await take(outbox, "b", at_s=1)
-    assert not await take(outbox, "a", at_s=1)
+    assert await relay.take("b", at_s=1)
+    assert not await relay.take("a", at_s=1)
 
 
-async def test_leases_of_other_names_are_other_leases(outbox: Store) -> None:
-    assert await take(outbox, "a", at_s=0)
-    assert await outbox.take_lease("other", holder="b", now=NOW, until=LEASE)
+async def test_leases_of_other_names_are_other_leases(outbox: Store, relay: Relay) -> None:
+    assert await relay.take("a", at_s=0)
+    assert await outbox.take_lease("other", holder="b", lease=LEASE_FOR)
     await outbox.give_up_lease("other", holder="b")
-    assert not await take(outbox, "b", at_s=1)
+    assert not await relay.take("b", at_s=1)
 
 
-async def test_of_many_at_once_one_gets_the_lease(outbox: Store) -> None:
-    taken = await asyncio.gather(*(take(outbox, f"holder {n}", at_s=0) for n in range(50)))
+async def test_of_many_at_once_one_gets_the_lease(outbox: Store, relay: Relay) -> None:
+    taken = await asyncio.gather(*(relay.take(f"holder {n}", at_s=0) for n in range(50)))
     assert sum(taken) == 1
     [winner] = [f"holder {n}" for n, got_it in enumerate(taken) if got_it]
-    assert await take(outbox, winner, at_s=1)
+    assert await relay.take(winner, at_s=1)
+
+
+async def test_a_clock_set_back_by_a_day_leaves_no_lease_behind(
+    outbox: Store, relay: Relay
+) -> None:
+    assert await relay.take("a", at_s=86400)
+    assert await relay.take("b", at_s=0)
+    assert not await relay.take("a", at_s=9)
+
+
+async def test_a_named_lease_out_of_range_is_refused(outbox: Store) -> None:
+    for lease in (-SECOND, LONGEST_LEASE + SECOND):
+        with pytest.raises(ValueError, match=r"range|from 0 to"):
+            await outbox.take_lease("relay", holder="a", lease=lease)

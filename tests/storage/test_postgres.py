@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
 import pytest
 from msgspec import structs
 
-from fakes.orders import LEASE, NOW, new_order
+from fakes.clock import FakeClock
+from fakes.orders import LEASE, LEASE_FOR, NOW, new_order
 from orderflow_server.orders.errors import (
     OrderNotFound,
     RequestIdReused,
@@ -34,8 +36,8 @@ Stores = tuple[EngineOrderStore, EngineOrderStore, EngineOrderStore]
 
 
 @pytest.fixture
-async def store(url: str) -> AsyncIterator[EngineOrderStore]:
-    async with open_store_for(DatabaseAddress.parse(url)) as opened:
+async def store(url: str, clock: FakeClock) -> AsyncIterator[EngineOrderStore]:
+    async with open_store_for(DatabaseAddress.parse(url), now=clock) as opened:
         yield opened
 
 
@@ -45,7 +47,7 @@ def bad(**values: Any) -> Order:
 
 
 async def place(store: EngineOrderStore, number: int) -> Order:
-    return await store.place(new_order(number), lease_until=LEASE)
+    return await store.place(new_order(number), lease=LEASE_FOR)
 
 
 # Data that cannot be written
@@ -54,7 +56,7 @@ async def place(store: EngineOrderStore, number: int) -> Order:
 async def test_a_command_that_cannot_be_written_fails_alone(store: EngineOrderStore) -> None:
     orders = [new_order(0), bad(customer_id="\ud800"), new_order(2)]
     first, poisoned, last = await asyncio.gather(
-        *(store.place(order, lease_until=LEASE) for order in orders), return_exceptions=True
+        *(store.place(order, lease=LEASE_FOR) for order in orders), return_exceptions=True
     )
     assert (first, last) == (orders[0], orders[2])
     assert isinstance(poisoned, CommandFailed)
@@ -77,21 +79,21 @@ async def test_a_command_that_cannot_be_written_fails_alone(store: EngineOrderSt
 async def test_data_that_the_schema_refuses_poisons_its_batch(
     dialect: PostgresDialect, order: Order
 ) -> None:
-    await dialect.write([Place(new_order(1), LEASE)])
+    await dialect.write([Place(new_order(1), LEASE_FOR)])
     paid = Save(new_order(1).paid(NOW), None)
     with pytest.raises(PoisonedBatch):
-        await dialect.write([Place(new_order(4), LEASE), paid, Place(order, LEASE)])
+        await dialect.write([Place(new_order(4), LEASE_FOR), paid, Place(order, LEASE_FOR)])
     assert await dialect.list(OrderQuery(limit=10)) == [new_order(1)], "nothing of it is written"
-    await dialect.write([Place(new_order(5), LEASE)])
+    await dialect.write([Place(new_order(5), LEASE_FOR)])
 
 
 async def test_what_fails_late_in_a_batch_undoes_all_of_it(dialect: PostgresDialect) -> None:
-    await dialect.write([Place(new_order(1), LEASE)])
+    await dialect.write([Place(new_order(1), LEASE_FOR)])
     batch: list[Command[Any]] = [
-        Place(new_order(2), LEASE),
+        Place(new_order(2), LEASE_FOR),
         Save(new_order(1).paid(NOW), None),
-        Park(new_order(2).id, NOW),
-        LeaseDue(LEASE, LEASE, 2**63),  # too large, in the last of the statements
+        Park(new_order(2).id, "stuck"),
+        LeaseDue(LEASE_FOR, 2**63),  # too large, in the last of the statements
     ]
     with pytest.raises(PoisonedBatch):
         await dialect.write(batch)
@@ -115,7 +117,7 @@ async def test_one_request_id_at_once_from_three_processes_places_one_order(
 ) -> None:
     attempts = [new_order(number, request=1) for number in range(200)]
     answers = await asyncio.gather(
-        *(stores[n % 3].place(order, lease_until=LEASE) for n, order in enumerate(attempts))
+        *(stores[n % 3].place(order, lease=LEASE_FOR) for n, order in enumerate(attempts))
     )
     [stored] = await stores[0].list(OrderQuery(limit=1000))
     assert answers == [stored] * 200
@@ -131,7 +133,7 @@ async def test_one_request_id_from_three_processes_with_other_content_is_refused
         new_order(number, request=1, customer_id=("ada", "bob")[number % 2]) for number in range(60)
     ]
     answers = await asyncio.gather(
-        *(stores[n % 3].place(order, lease_until=LEASE) for n, order in enumerate(attempts)),
+        *(stores[n % 3].place(order, lease=LEASE_FOR) for n, order in enumerate(attempts)),
         return_exceptions=True,
     )
     [stored] = await stores[0].list(OrderQuery(limit=1000))
@@ -158,15 +160,14 @@ async def test_of_changes_by_three_processes_one_wins_and_the_others_conflict(
 
 async def test_no_order_is_leased_to_two_processes(stores: Stores) -> None:
     orders = [new_order(number) for number in range(200)]
-    await asyncio.gather(*(stores[0].place(order, lease_until=NOW) for order in orders))
-    until = LEASE + (LEASE - NOW)
+    await asyncio.gather(*(stores[0].place(order, lease=timedelta(0)) for order in orders))
     taken = await asyncio.gather(
-        *(stores[n % 3].lease_due(now=LEASE, lease_until=until, limit=7) for n in range(60))
+        *(stores[n % 3].lease_due(lease=LEASE_FOR, limit=7) for n in range(60))
     )
     ids = [leased.order.id for some in taken for leased in some]
     assert len(ids) == len(set(ids))
     # What another process was just looking at was skipped rather than waited for.
-    rest = await stores[0].lease_due(now=LEASE, lease_until=until, limit=1000)
+    rest = await stores[0].lease_due(lease=LEASE_FOR, limit=1000)
     assert {order.id for order in orders} == {*ids, *(leased.order.id for leased in rest)}
 
 
@@ -187,10 +188,10 @@ async def test_processes_that_write_the_same_orders_never_lock_each_other_out(
         writes: list[Awaitable[object]] = []
         # What one locks first, the other locks last.
         for store, first, last in ((stores[0], some, others), (stores[1], others, some)):
-            writes += [store.save(order, lease_until=LEASE) for order in first]
-            writes += [store.defer(order.id, until=LEASE) for order in last]
-            writes += [store.park(order.id, now=NOW) for order in last]
-            writes += [store.release(order.id, now=NOW) for order in last[::10]]
+            writes += [store.save(order, lease=LEASE_FOR) for order in first]
+            writes += [store.defer(order.id, delay=LEASE_FOR) for order in last]
+            writes += [store.park(order.id, reason="stuck") for order in last]
+            writes += [store.release(order.id) for order in last[::10]]
         await none_locked_out(*writes)
 
 
@@ -203,10 +204,10 @@ async def test_processes_that_place_the_same_orders_never_lock_each_other_out(
         # Each process makes ids of its own; the request ids are the same.
         others = [new_order(10_000 + number, request=number) for number in reversed(numbers)]
         await none_locked_out(
-            *(stores[0].place(order, lease_until=LEASE) for order in orders),
-            *(stores[1].place(order, lease_until=LEASE) for order in others),
+            *(stores[0].place(order, lease=LEASE_FOR) for order in orders),
+            *(stores[1].place(order, lease=LEASE_FOR) for order in others),
         )
-        placed = [stores[0].place(order, lease_until=LEASE) for order in orders]
+        placed = [stores[0].place(order, lease=LEASE_FOR) for order in orders]
         orders = list(await asyncio.gather(*placed))
         await none_locked_out(
             *(stores[0].save(order.paid(NOW)) for order in orders),
@@ -217,11 +218,11 @@ async def test_processes_that_place_the_same_orders_never_lock_each_other_out(
 async def test_nothing_is_locked_before_all_is_inserted(url: str) -> None:
     known, contested = new_order(1), new_order(2)
     one, other = await asyncpg.connect(url), await asyncpg.connect(url)
-    await write_batch(other, [Place(known, LEASE)])
+    await write_batch(other, [Place(known, LEASE_FOR)])
     transaction = other.transaction()
     await transaction.start()
-    await write_batch(other, [Place(contested, LEASE)])
-    batch = [Save(known.paid(NOW), None), Place(new_order(12, request=2), LEASE)]
+    await write_batch(other, [Place(contested, LEASE_FOR)])
+    batch = [Save(known.paid(NOW), None), Place(new_order(12, request=2), LEASE_FOR)]
     writing = asyncio.create_task(write_batch(one, batch))
     async with asyncio.timeout(20):
         while not await other.fetchval(WAITING_FOR_LOCKS):
@@ -238,17 +239,17 @@ async def test_nothing_is_locked_before_all_is_inserted(url: str) -> None:
 async def test_places_and_saves_in_one_batch_are_told_each_its_own(
     dialect: PostgresDialect,
 ) -> None:
-    await dialect.write([Place(new_order(number), LEASE) for number in (1, 2)])
+    await dialect.write([Place(new_order(number), LEASE_FOR) for number in (1, 2)])
     conflicting = structs.replace(new_order(2).paid(NOW), version=5)
     written = await dialect.write(
         [
             Save(new_order(1).paid(NOW), None),
-            Place(new_order(3), LEASE),
-            Place(new_order(11, request=1), LEASE),  # a replay
-            Place(new_order(12, request=2, customer_id="bob"), LEASE),
+            Place(new_order(3), LEASE_FOR),
+            Place(new_order(11, request=1), LEASE_FOR),  # a replay
+            Place(new_order(12, request=2, customer_id="bob"), LEASE_FOR),
             Save(conflicting, None),
             Save(new_order(9).paid(NOW), None),  # never placed
-            Place(new_order(13, request=3), LEASE),  # a replay within the batch
+            Place(new_order(13, request=3), LEASE_FOR),  # a replay within the batch
         ]
     )
     assert [type(outcome) for outcome in written.outcomes] == [
@@ -266,24 +267,25 @@ async def test_places_and_saves_in_one_batch_are_told_each_its_own(
 
 async def test_an_order_is_placed_and_saved_in_one_batch(dialect: PostgresDialect) -> None:
     order = new_order(1)
-    written = await dialect.write([Place(order, LEASE), Save(order.paid(NOW), None)])
+    written = await dialect.write([Place(order, LEASE_FOR), Save(order.paid(NOW), None)])
     assert written.outcomes == [order, None]
     assert await dialect.get(order.id) == order.paid(NOW)
 
 
 async def test_processes_that_take_and_mark_the_same_never_lock_each_other_out(
-    stores: Stores,
+    stores: Stores, clock: FakeClock
 ) -> None:
     await asyncio.gather(*(place(stores[0], number) for number in range(200)))
+    clock.now = LEASE
     sequences = [event.sequence for event in await stores[0].unpublished(limit=200)]
     for turn in range(5):
         writes: list[Awaitable[object]] = []
         for store, forth in ((stores[0], 1), (stores[1], -1)):
             for n in range(20)[::forth]:
                 name = f"lease {turn} {n}"
-                writes.append(store.take_lease(name, holder="a", now=NOW, until=LEASE))
+                writes.append(store.take_lease(name, holder="a", lease=LEASE_FOR))
             writes.append(store.mark_published(sequences[turn * 40 : turn * 40 + 40][::forth]))
-            writes.append(store.lease_due(now=LEASE, lease_until=LEASE, limit=50))
+            writes.append(store.lease_due(lease=timedelta(0), limit=50))
         await none_locked_out(*writes)
     assert list(await stores[0].unpublished(limit=10)) == []
 
@@ -297,7 +299,7 @@ async def test_the_outbox_has_no_gaps_while_three_processes_write(stores: Stores
         order = order.paid(NOW)
         await stores[(number + 1) % 3].save(order)
         order = order.refunding(NOW)
-        await stores[(number + 2) % 3].save(order, lease_until=LEASE)
+        await stores[(number + 2) % 3].save(order, lease=LEASE_FOR)
         await stores[number % 3].save(order.cancelled(NOW))
 
     async def publish() -> dict[Any, list[int]]:
@@ -318,8 +320,8 @@ async def test_the_outbox_has_no_gaps_while_three_processes_write(stores: Stores
 
 
 async def test_deferring_and_parking_is_written_with_the_rest(dialect: PostgresDialect) -> None:
-    await dialect.write([Place(new_order(1), NOW), Place(new_order(2), NOW)])
-    await dialect.write([Defer(new_order(1).id, LEASE), Park(new_order(2).id, NOW)])
-    [leased] = (await dialect.write([LeaseDue(NOW, LEASE, 9)])).outcomes
+    await dialect.write([Place(new_order(1), timedelta(0)), Place(new_order(2), timedelta(0))])
+    await dialect.write([Defer(new_order(1).id, LEASE_FOR), Park(new_order(2).id, "stuck")])
+    [leased] = (await dialect.write([LeaseDue(LEASE_FOR, 9)])).outcomes
     assert leased == ()
-    assert await dialect.parked(9) == [new_order(2)]
+    assert [each.order for each in await dialect.parked(9, "")] == [new_order(2)]

@@ -12,8 +12,9 @@ import asyncpg
 import pytest
 from msgspec import structs
 
-from fakes.orders import LEASE, NOW, new_order
+from fakes.orders import LEASE_FOR, NOW, new_order
 from orderflow_server.orders.order import OrderQuery, OrderState
+from orderflow_server.orders.ports import LONGEST_LEASE, REPEATED_ATTEMPTS
 from orderflow_server.storage.address import DatabaseAddress
 from orderflow_server.storage.commands import Command, Defer, LeaseDue, Place, Save
 from orderflow_server.storage.postgres import PostgresOptions, reads, statements
@@ -110,13 +111,15 @@ async def test_a_page_reads_no_more_rows_wherever_it_is_and_however_many_orders_
             await write_batch(
                 own,
                 [
-                    Place(new_order(n, customer_id="bob", now=begin + timedelta(seconds=n)), LEASE)
+                    Place(
+                        new_order(n, customer_id="bob", now=begin + timedelta(seconds=n)), LEASE_FOR
+                    )
                     for n in numbers
                 ],
             )
 
     adas = [new_order(50_000 + n, now=MIDDLE + timedelta(seconds=n)) for n in range(20)]
-    await write_batch(own, [Place(order, LEASE) for order in adas])
+    await write_batch(own, [Place(order, LEASE_FOR) for order in adas])
     await write_batch(own, [Save(order.paid(MIDDLE), None) for order in adas])
     await place_around(800)
     await own.execute("ANALYZE")
@@ -128,10 +131,10 @@ async def test_a_page_reads_no_more_rows_wherever_it_is_and_however_many_orders_
 
 async def test_a_batch_takes_a_handful_of_trips_however_large(own: asyncpg.Connection) -> None:
     # Once for each connection, asyncpg asks what the types are.
-    for command in (Place(new_order(1000), LEASE), Save(new_order(1000).paid(NOW), None)):
+    for command in (Place(new_order(1000), LEASE_FOR), Save(new_order(1000).paid(NOW), None)):
         await write_batch(own, [command])
-    await write_batch(own, [LeaseDue(NOW, LEASE, 1), Defer(new_order(1000).id, LEASE)])
-    await write_batch(own, [Place(new_order(1001, request=1000), LEASE)])
+    await write_batch(own, [LeaseDue(LEASE_FOR, 1), Defer(new_order(1000).id, LEASE_FOR)])
+    await write_batch(own, [Place(new_order(1001, request=1000), LEASE_FOR)])
     statements: list[str] = []
     own.add_query_logger(lambda query: statements.append(query.query))
     orders = [new_order(number) for number in range(255)]
@@ -142,17 +145,53 @@ async def test_a_batch_takes_a_handful_of_trips_however_large(own: asyncpg.Conne
         await asyncio.sleep(0)  # the logger is called by the event loop
         return len(statements)
 
-    assert await trips([Place(order, NOW) for order in orders]) == 1
+    assert await trips([Place(order, timedelta(0)) for order in orders]) == 1
     saves: list[Command[Any]] = [Save(order.paid(NOW), None) for order in orders[:100]]
     assert await trips(saves) == 1
-    assert await trips([Place(order, NOW) for order in orders]) == 2, "replays are read"
-    mixed: list[Command[Any]] = [Place(new_order(n), NOW) for n in range(300, 400)]
+    assert await trips([Place(order, timedelta(0)) for order in orders]) == 2, "replays are read"
+    mixed: list[Command[Any]] = [Place(new_order(n), timedelta(0)) for n in range(300, 400)]
     mixed += [Save(order.paid(NOW), None) for order in orders[100:]]
     assert await trips(mixed) == 1
     twice = [Save(order.cancelled(NOW), None) for order in orders[100:]]
     # Begin, place, read the replay, lock, save, save, commit.
     assert await trips([*mixed[:1], *mixed[100:], *twice]) == 7
-    mixed = [Defer(order.id, LEASE) for order in orders]
-    mixed += [LeaseDue(NOW, LEASE, 100)]
+    mixed = [Defer(order.id, LEASE_FOR) for order in orders]
+    mixed += [LeaseDue(LEASE_FOR, 100)]
     assert await trips(mixed) <= 6
-    assert await trips([LeaseDue(NOW, LEASE, 100)]) == 1
+    assert await trips([LeaseDue(LEASE_FOR, 100)]) == 1
+
+
+async def test_leasing_walks_an_index_to_the_orders_it_takes_and_no_further(
+    own: asyncpg.Connection,
+) -> None:
+    """However many are leased, settled or repeated, and whatever was left under a wrong clock."""
+    await write_batch(own, [Place(new_order(n), LONGEST_LEASE) for n in range(1000)])
+    await write_batch(own, [Save(new_order(n).paid(NOW), None) for n in range(500)])
+    shift = "UPDATE orders SET lease_until = lease_until + $1::interval, lease_attempts = $2"
+    ids = [new_order(n).id for n in range(500, 1000)]
+    for of, by, attempts in (
+        (ids[:100], timedelta(hours=-1), 0),
+        (ids[100:200], timedelta(days=1), 0),
+        (ids[200:300], timedelta(hours=-1), REPEATED_ATTEMPTS),
+        (ids[300:400], timedelta(days=1), REPEATED_ATTEMPTS),
+    ):
+        await own.execute(f"{shift} WHERE id = ANY($3)", by, attempts, of)
+    await own.execute("ANALYZE")
+    lease = (None, timedelta(0))
+    for limit, repeated, most in ((4, 0, 4), (4, 4, 4), (110, 3, 110), (300, 150, 300)):
+        transaction = own.transaction()
+        await transaction.start()
+        explained = await own.fetchval(
+            f"EXPLAIN (ANALYZE, FORMAT JSON) {statements.LEASE_DUE}", *lease, limit, repeated
+        )
+        await transaction.rollback()
+        plan: dict[str, Any] = json.loads(explained)[0]["Plan"]
+        walks = [
+            node
+            for node in scans(plan)
+            if node["Index Name"] in ("orders_by_lease", "orders_repeated_by_lease")
+        ]
+        assert len(walks) == 4
+        assert [node["Index Name"] for node in walks[2:]] == ["orders_repeated_by_lease"] * 2
+        read = sum(node["Actual Rows"] * node["Actual Loops"] for node in walks)
+        assert read <= most

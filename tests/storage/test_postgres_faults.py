@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from fakes.orders import LEASE, NOW, new_order
+from fakes.orders import LEASE_FOR, NOW, new_order
 from fakes.postgres import TestDatabases, postgres_process
 from fakes.tcp_proxy import TcpProxy
 from harness import until
@@ -59,7 +59,7 @@ def haste(address: DatabaseAddress) -> contextlib.AbstractAsyncContextManager[En
 
 
 async def place(store: EngineOrderStore, number: int) -> Order:
-    return await store.place(new_order(number), lease_until=LEASE)
+    return await store.place(new_order(number), lease=LEASE_FOR)
 
 
 # Failures of the database, and of the way to it
@@ -93,7 +93,7 @@ async def test_ended_connections_under_load_lose_nothing_and_write_nothing_twice
     async def live(number: int) -> None:
         store = stores[number % 3]
         order = new_order(number)
-        await insisting(lambda: store.place(order, lease_until=LEASE))
+        await insisting(lambda: store.place(order, lease=LEASE_FOR))
         await insisting(lambda: store.save(order.paid(NOW)))
         await insisting(lambda: store.get(order.id))
 
@@ -137,7 +137,7 @@ async def test_a_database_that_crashed_under_load_has_all_that_was_acknowledged(
                 while not ended:
                     order = new_order(next(numbers))
                     try:
-                        acknowledged.append(await store.place(order, lease_until=LEASE))
+                        acknowledged.append(await store.place(order, lease=LEASE_FOR))
                     except StoreUnavailable:
                         refused += 1
                         await asyncio.sleep(0.01)
@@ -189,7 +189,7 @@ async def test_a_write_whose_answer_is_lost_is_found_by_asking_again(
             await writing
         proxy.answers_pass = True
         again = new_order(3, request=2)
-        assert await store.place(again, lease_until=LEASE) == new_order(2)
+        assert await store.place(again, lease=LEASE_FOR) == new_order(2)
         assert await connection.fetchval("SELECT count(*) FROM orders") == 2
 
 
@@ -225,7 +225,7 @@ async def test_a_lock_that_lasts_too_long_fails_the_batch(
 async def test_a_process_that_stops_in_a_transaction_does_not_keep_its_locks(
     dialect: PostgresDialect,
 ) -> None:
-    await dialect.write([Place(new_order(1), LEASE)])
+    await dialect.write([Place(new_order(1), LEASE_FOR)])
     # As a process that is frozen between two statements: its connection is open, and says nothing.
     frozen = await dialect._connector.connect()
     await frozen.execute("BEGIN")
@@ -242,12 +242,12 @@ async def test_a_connection_that_may_not_write_any_more_is_given_up(
     dialect: PostgresDialect,
 ) -> None:
     """As when the server that it leads to has become another's standby."""
-    await dialect.write([Place(new_order(1), LEASE)])
+    await dialect.write([Place(new_order(1), LEASE_FOR)])
     [idle] = dialect._idle_writers
     await idle.execute("SET default_transaction_read_only = on")
     with pytest.raises(StoreUnavailable):
-        await dialect.write([Place(new_order(2), LEASE)])
-    await dialect.write([Place(new_order(2), LEASE)])
+        await dialect.write([Place(new_order(2), LEASE_FOR)])
+    await dialect.write([Place(new_order(2), LEASE_FOR)])
     assert await dialect.get(new_order(2).id) == new_order(2)
 
 

@@ -14,7 +14,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from fakes.orders import LEASE, NOW, new_order, order_id
+from fakes.orders import LEASE_FOR, NOW, new_order, order_id
 from fakes.postgres import TestDatabases
 from harness import until
 from orderflow_server.events.changes import ChangeHub
@@ -68,8 +68,8 @@ def test_a_notice_is_as_long_as_postgresql_allows(count: int) -> None:
 
 async def test_each_process_hears_of_changes_by_all(stores: Stores) -> None:
     async with listening(stores[0]) as first, listening(stores[1]) as second:
-        placed = await stores[2].place(new_order(1), lease_until=LEASE)
-        await stores[2].place(new_order(2), lease_until=LEASE)
+        placed = await stores[2].place(new_order(1), lease=LEASE_FOR)
+        await stores[2].place(new_order(2), lease=LEASE_FOR)
         await stores[1].save(placed.paid(NOW))
         expected = [new_order(n).id for n in (1, 2, 1)]
         await until(lambda: first.changed == second.changed == expected)
@@ -79,7 +79,7 @@ async def test_each_process_hears_of_changes_by_all(stores: Stores) -> None:
 async def test_large_batches_are_heard_whole(dialect: PostgresDialect) -> None:
     orders = [new_order(number) for number in range(600)]
     async with listening(dialect) as ear:
-        await dialect.write([Place(order, LEASE) for order in orders])
+        await dialect.write([Place(order, LEASE_FOR) for order in orders])
         await until(lambda: len(ear.changed) == 600, timeout_s=30)
         await dialect.write([Save(order.paid(NOW), None) for order in orders])
         await until(lambda: len(ear.changed) == 1200, timeout_s=30)
@@ -87,16 +87,16 @@ async def test_large_batches_are_heard_whole(dialect: PostgresDialect) -> None:
 
 
 async def test_a_change_is_heard_of_only_when_it_can_be_read(dialect: PostgresDialect) -> None:
-    await dialect.write([Place(new_order(1), LEASE)])
+    await dialect.write([Place(new_order(1), LEASE_FOR)])
     batch: list[Command[Any]] = [
-        Place(new_order(2), LEASE),
+        Place(new_order(2), LEASE_FOR),
         Save(new_order(1).paid(NOW), None),
-        LeaseDue(LEASE, LEASE, 2**63),  # cannot be written, nor can the others with it
+        LeaseDue(LEASE_FOR, 2**63),  # cannot be written, nor can the others with it
     ]
     async with listening(dialect) as ear:
         with pytest.raises(Exception):  # noqa: B017 - whichever: nothing was written
             await dialect.write(batch)
-        await dialect.write([Place(new_order(3), LEASE)])
+        await dialect.write([Place(new_order(3), LEASE_FOR)])
         await until(lambda: ear.changed == [new_order(3).id])
 
 
@@ -174,7 +174,7 @@ async def test_nothing_is_missed_while_the_connection_is_lost_again_and_again(
         for number, order in enumerate(orders):
             written = number
             store = stores[1 + number % 2]
-            await insist(partial(store.place, order, lease_until=LEASE))
+            await insist(partial(store.place, order, lease=LEASE_FOR))
             # When the answer is lost, the next attempt finds it written.
             with contextlib.suppress(VersionConflict):
                 await insist(partial(store.save, order.paid(NOW)))
@@ -210,7 +210,7 @@ async def test_nothing_is_missed_while_the_connection_is_lost_again_and_again(
 
 async def test_watchers_that_are_slow_cost_one_signal_each_and_miss_nothing(stores: Stores) -> None:
     hub = ChangeHub()
-    order = await stores[1].place(new_order(1), lease_until=LEASE)
+    order = await stores[1].place(new_order(1), lease=LEASE_FOR)
     listening_for_all = asyncio.create_task(stores[0].listen(hub.publish, hub.publish_all))
     slow = [watch_order(order.id, store=stores[0], feed=hub) for _ in range(50)]
     attentive = watch_order(order.id, store=stores[0], feed=hub)
@@ -220,8 +220,8 @@ async def test_watchers_that_are_slow_cost_one_signal_each_and_miss_nothing(stor
     versions = [order]
     for number, change in enumerate((Order.paid, Order.refunding, Order.cancelled)):
         version = change(versions[-1], NOW)
-        lease_until = LEASE if version.state.awaits_gateway else None
-        await stores[1 + number % 2].save(version, lease_until=lease_until)
+        lease = LEASE_FOR if version.state.awaits_gateway else None
+        await stores[1 + number % 2].save(version, lease=lease)
         versions.append(version)
         assert await asyncio.wait_for(anext(attentive), 5) == versions[-1]
 
@@ -238,7 +238,7 @@ async def test_what_others_say_on_the_channel_may_mean_anything(
     async with listening(stores[0]) as ear:
         await connection.execute("SELECT pg_notify($1, 'hello')", CHANNEL)
         await until(lambda: ear.gaps == 2)
-        await stores[1].place(new_order(1), lease_until=LEASE)
+        await stores[1].place(new_order(1), lease=LEASE_FOR)
         await until(lambda: ear.changed == [new_order(1).id])
 
 

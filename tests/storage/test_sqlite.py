@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from fakes.orders import LEASE, NOW, new_order
+from fakes.clock import FakeClock
+from fakes.orders import LEASE_FOR, NOW, new_order
 from orderflow_server.orders.errors import OrderNotFound, StoreUnavailable
 from orderflow_server.orders.money import Money
 from orderflow_server.orders.order import Order, OrderItem, OrderQuery, OrderState
+from orderflow_server.orders.ports import LONGEST_LEASE
 from orderflow_server.storage.address import DatabaseAddress
 from orderflow_server.storage.commands import Command, Defer, LeaseDue, Place, Save
 from orderflow_server.storage.dialect import PoisonedBatch
@@ -39,8 +41,8 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def store(path: Path) -> AsyncIterator[EngineOrderStore]:
-    async with open_store_for(DatabaseAddress(path=path)) as opened:
+async def store(path: Path, clock: FakeClock) -> AsyncIterator[EngineOrderStore]:
+    async with open_store_for(DatabaseAddress(path=path), now=clock) as opened:
         yield opened
 
 
@@ -62,7 +64,7 @@ def bad(**values: Any) -> Order:
 async def test_a_command_that_cannot_be_written_fails_alone(store: EngineOrderStore) -> None:
     orders = [new_order(0), bad(customer_id="\ud800"), new_order(2)]
     first, poisoned, last = await asyncio.gather(
-        *(store.place(order, lease_until=LEASE) for order in orders), return_exceptions=True
+        *(store.place(order, lease=LEASE_FOR) for order in orders), return_exceptions=True
     )
     assert (first, last) == (orders[0], orders[2])
     assert isinstance(poisoned, CommandFailed)
@@ -86,11 +88,11 @@ async def test_a_command_that_cannot_be_written_fails_alone(store: EngineOrderSt
 async def test_data_that_the_schema_refuses_poisons_its_batch(path: Path, order: Order) -> None:
     dialect = SqliteDialect(path, SqliteOptions())
     await dialect.open()
-    await dialect.write([Place(new_order(1), LEASE)])
+    await dialect.write([Place(new_order(1), LEASE_FOR)])
     with pytest.raises(PoisonedBatch):
-        await dialect.write([Place(new_order(4), LEASE), Place(order, LEASE)])
+        await dialect.write([Place(new_order(4), LEASE_FOR), Place(order, LEASE_FOR)])
     assert await dialect.list(OrderQuery(limit=10)) == [new_order(1)], "nothing of it is written"
-    await dialect.write([Place(new_order(5), LEASE)])
+    await dialect.write([Place(new_order(5), LEASE_FOR)])
     await dialect.close()
 
 
@@ -98,11 +100,11 @@ async def test_a_full_disk_fails_the_batch_and_the_next_is_written(
     store: EngineOrderStore,
 ) -> None:
     writer = store._dialect._writer  # type: ignore[attr-defined]  # stands in for a disk
-    await store.place(new_order(0), lease_until=LEASE)
+    await store.place(new_order(0), lease=LEASE_FOR)
     writer.execute("PRAGMA max_page_count = 1")
     items = tuple(OrderItem(f"sku-{n}", 1, Money("EUR", 1)) for n in range(100))
     failures = await asyncio.gather(
-        *(store.place(new_order(n, items=items), lease_until=LEASE) for n in range(1, 20)),
+        *(store.place(new_order(n, items=items), lease=LEASE_FOR) for n in range(1, 20)),
         return_exceptions=True,
     )
     for failure in failures:
@@ -111,7 +113,7 @@ async def test_a_full_disk_fails_the_batch_and_the_next_is_written(
     assert await store.list(OrderQuery(limit=100)) == [new_order(0)]
     # The next connection has a disk of the usual size.
     order = new_order(20, items=items)
-    assert await store.place(order, lease_until=LEASE) == order
+    assert await store.place(order, lease=LEASE_FOR) == order
 
 
 async def test_a_lock_that_lasts_too_long_fails_the_batch(path: Path) -> None:
@@ -120,11 +122,11 @@ async def test_a_lock_that_lasts_too_long_fails_the_batch(path: Path) -> None:
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreUnavailable) as failure:
-            await store.place(new_order(1), lease_until=LEASE)
+            await store.place(new_order(1), lease=LEASE_FOR)
         assert isinstance(failure.value.__cause__, sqlite3.OperationalError)
         await store.ping()  # readers do not wait for writers
         other.close()
-        assert await store.place(new_order(1), lease_until=LEASE) == new_order(1)
+        assert await store.place(new_order(1), lease=LEASE_FOR) == new_order(1)
 
 
 async def test_a_directory_that_is_missing_is_told_at_once(tmp_path: Path) -> None:
@@ -143,9 +145,9 @@ async def test_a_file_that_is_no_database_is_told_at_once() -> None:
 
 async def test_a_closed_store_answers_nobody(path: Path) -> None:
     async with open_store_for(DatabaseAddress(path=path)) as store:
-        await store.place(new_order(1), lease_until=LEASE)
+        await store.place(new_order(1), lease=LEASE_FOR)
     with pytest.raises(StoreUnavailable):
-        await store.place(new_order(2), lease_until=LEASE)
+        await store.place(new_order(2), lease=LEASE_FOR)
     with pytest.raises(StoreUnavailable):
         await store.get(new_order(1).id)
     with pytest.raises(StoreUnavailable):
@@ -159,7 +161,7 @@ async def test_cancelling_writes_all_of_a_started_batch_and_none_of_a_waiting_on
     store: EngineOrderStore, connection: sqlite3.Connection
 ) -> None:
     def place(number: int) -> asyncio.Task[Order]:
-        return asyncio.create_task(store.place(new_order(number), lease_until=LEASE))
+        return asyncio.create_task(store.place(new_order(number), lease=LEASE_FOR))
 
     async def queue_depth_is(depth: int) -> None:
         while store.queue_depth != depth:
@@ -187,7 +189,7 @@ async def test_a_busy_event_loop_rests_now_and_then_while_a_thread_is_at_work(
     rests = asyncio.Semaphore(0)
     monkeypatch.setattr("time.sleep", lambda _: rests.release())
     connection.execute("BEGIN IMMEDIATE")
-    task = asyncio.create_task(store.place(new_order(1), lease_until=LEASE))
+    task = asyncio.create_task(store.place(new_order(1), lease=LEASE_FOR))
     for _ in range(3):
         await rests.acquire()
     connection.execute("ROLLBACK")
@@ -202,7 +204,7 @@ async def test_a_busy_event_loop_rests_now_and_then_while_a_thread_is_at_work(
 async def test_closing_writes_all_that_waits_and_opening_again_finds_it(path: Path) -> None:
     orders = [new_order(number) for number in range(600)]
     async with open_store_for(DatabaseAddress(path=path)) as store:
-        tasks = [asyncio.create_task(store.place(order, lease_until=LEASE)) for order in orders]
+        tasks = [asyncio.create_task(store.place(order, lease=LEASE_FOR)) for order in orders]
         await asyncio.sleep(0)
         assert store.queue_depth == len(orders)
     assert await asyncio.gather(*tasks) == orders
@@ -213,13 +215,13 @@ async def test_closing_writes_all_that_waits_and_opening_again_finds_it(path: Pa
 async def test_draining_writes_all_that_waits_and_leaves_reads_working(
     store: EngineOrderStore,
 ) -> None:
-    task = asyncio.create_task(store.place(new_order(1), lease_until=LEASE))
+    task = asyncio.create_task(store.place(new_order(1), lease=LEASE_FOR))
     await asyncio.sleep(0)
     await store.drain(timeout_s=10)
     assert await task == new_order(1)
     assert await store.get(new_order(1).id) == new_order(1)
     with pytest.raises(StoreUnavailable):
-        await store.place(new_order(2), lease_until=LEASE)
+        await store.place(new_order(2), lease=LEASE_FOR)
 
 
 async def test_killing_the_process_loses_no_acknowledged_order(path: Path) -> None:
@@ -252,11 +254,11 @@ async def test_killing_the_process_loses_no_acknowledged_order(path: Path) -> No
 async def test_each_version_has_one_event_in_the_order_of_commits(
     store: EngineOrderStore, connection: sqlite3.Connection
 ) -> None:
-    first = await store.place(new_order(1), lease_until=LEASE)
-    await store.place(new_order(2), lease_until=LEASE)
-    await store.place(new_order(3, request=1), lease_until=LEASE)  # a replay: no event
-    await store.defer(first.id, until=LEASE)
-    await store.lease_due(now=LEASE, lease_until=LEASE, limit=10)
+    first = await store.place(new_order(1), lease=LEASE_FOR)
+    await store.place(new_order(2), lease=LEASE_FOR)
+    await store.place(new_order(3, request=1), lease=LEASE_FOR)  # a replay: no event
+    await store.defer(first.id, delay=timedelta(0))
+    await store.lease_due(lease=LEASE_FOR, limit=10)
     await store.save(first.declined("no funds", NOW))
     events = connection.execute("SELECT order_id, version, state, decline_reason FROM events")
     assert events.fetchall() == [
@@ -269,14 +271,18 @@ async def test_each_version_has_one_event_in_the_order_of_commits(
 async def test_listeners_learn_of_each_new_version(path: Path) -> None:
     events: list[BatchEnded] = []
     async with open_store_for(DatabaseAddress(path=path), on_batch=events.append) as store:
-        order = await store.place(new_order(1), lease_until=NOW)
-        await store.place(new_order(2, request=1), lease_until=NOW)
-        await store.lease_due(now=NOW, lease_until=LEASE, limit=1)
+        order = await store.place(new_order(1), lease=timedelta(0))
+        await store.place(new_order(2, request=1), lease=timedelta(0))
+        await store.lease_due(lease=LEASE_FOR, limit=1)
         await store.save(order.paid(NOW))
     assert [list(event.changed) for event in events] == [[order], [], [], [order.paid(NOW)]]
 
 
 # What it costs
+
+
+def write_at_now(connection: sqlite3.Connection, batch: list[Command[Any]]) -> None:
+    write_batch(connection, batch, FakeClock())
 
 
 class CountedConnection:
@@ -339,7 +345,7 @@ async def test_a_page_costs_the_same_wherever_it_is_and_however_many_orders_ther
                 )
                 for number in range(first, first + count)
             ]
-            write_batch(connection, [Place(order, LEASE) for order in orders])
+            write_at_now(connection, [Place(order, LEASE_FOR) for order in orders])
 
     def pages() -> list[int]:
         return [
@@ -348,8 +354,8 @@ async def test_a_page_costs_the_same_wherever_it_is_and_however_many_orders_ther
         ]
 
     adas = [new_order(50_000 + n, now=MIDDLE + timedelta(seconds=n)) for n in range(20)]
-    write_batch(connection, [Place(order, LEASE) for order in adas])
-    write_batch(connection, [Save(order.paid(MIDDLE), None) for order in adas])
+    write_at_now(connection, [Place(order, LEASE_FOR) for order in adas])
+    write_at_now(connection, [Save(order.paid(MIDDLE), None) for order in adas])
     place_around(0, 50)
     counted = CountedConnection(connection)
     among_few = pages()
@@ -378,10 +384,10 @@ async def test_the_backlog_costs_the_same_however_many_orders_are_at_rest(
 
     def settle(first: int, count: int) -> None:
         orders = [new_order(number) for number in range(first, first + count)]
-        write_batch(connection, [Place(order, LEASE) for order in orders])
-        write_batch(connection, [Save(order.paid(NOW), None) for order in orders])
+        write_at_now(connection, [Place(order, LEASE_FOR) for order in orders])
+        write_at_now(connection, [Save(order.paid(NOW), None) for order in orders])
 
-    write_batch(connection, [Place(new_order(number), LEASE) for number in range(10)])
+    write_at_now(connection, [Place(new_order(number), LEASE_FOR) for number in range(10)])
     settle(100, 50)
     counted = CountedConnection(connection)
     among_few = cost()
@@ -398,14 +404,14 @@ async def test_a_batch_takes_a_handful_of_statements_however_large(
     """Each step of a statement waits for the interpreter lock, long when the loop is busy."""
     counted = CountedConnection(connection)
     orders = [new_order(number) for number in range(255)]  # of no round size
-    placing: list[Command[Any]] = [Place(order, NOW) for order in orders]
-    write_batch(connection, placing)
+    placing: list[Command[Any]] = [Place(order, timedelta(0)) for order in orders]
+    write_at_now(connection, placing)
     assert len(counted.statements) <= 8
     counted.statements.clear()
     mixed: list[Command[Any]] = [Save(order.paid(NOW), None) for order in orders]
-    mixed += [Defer(order.id, LEASE) for order in orders]
-    mixed += [LeaseDue(NOW, LEASE, 100)]
-    write_batch(connection, mixed)
+    mixed += [Defer(order.id, LEASE_FOR) for order in orders]
+    mixed += [LeaseDue(LEASE_FOR, 100)]
+    write_at_now(connection, mixed)
     assert len(counted.statements) <= 8
 
 
@@ -414,7 +420,7 @@ async def test_a_batch_may_have_more_rows_than_a_statement(
 ) -> None:
     items = tuple(OrderItem(f"sku-{n}", 1, Money("EUR", n)) for n in range(100))
     orders = [new_order(number, items=items) for number in range(50)]
-    write_batch(connection, [Place(order, LEASE) for order in orders])
+    write_at_now(connection, [Place(order, LEASE_FOR) for order in orders])
     assert await store.list(OrderQuery(limit=100)) == orders[::-1]
 
 
@@ -424,21 +430,22 @@ async def test_a_write_costs_the_same_however_many_orders_there_are(
     def write(first: int) -> int:
         """The instructions that one batch of all kinds takes, of ten orders from `first` on."""
         orders = [new_order(number) for number in range(first, first + 10)]
-        write_batch(connection, [Place(order, NOW) for order in orders])
+        write_at_now(connection, [Place(order, timedelta(0)) for order in orders])
         counted.instructions = 0
         mixed: list[Command[Any]] = [
             *(Save(order.paid(NOW), None) for order in orders[:5]),
-            *(Defer(order.id, LEASE) for order in orders[5:]),
-            Place(new_order(first + 10, request=first), NOW),
-            LeaseDue(LEASE, LEASE, 5),
+            *(Defer(order.id, LEASE_FOR) for order in orders[5:]),
+            Place(new_order(first + 10, request=first), timedelta(0)),
+            LeaseDue(LEASE_FOR, 5),
         ]
-        write_batch(connection, mixed)
+        write_at_now(connection, mixed)
         return counted.instructions
 
     counted = CountedConnection(connection)
     among_few = write(0)
-    later = LEASE + timedelta(days=1)
-    write_batch(connection, [Place(new_order(number), later) for number in range(100, 1300)])
+    write_at_now(
+        connection, [Place(new_order(number), LONGEST_LEASE) for number in range(100, 1300)]
+    )
     among_many = write(2000)
     assert among_many <= among_few * 1.1
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fakes.orders import LEASE, new_order
+from fakes.orders import LEASE_FOR, new_order
 from orderflow_client.resilience import deadline
 from orderflow_client.resilience.deadline import Deadline
 from orderflow_server.orders.errors import DeadlineExpired
@@ -20,7 +20,7 @@ ENDLESS = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELE
 
 async def test_a_read_whose_deadline_has_passed_is_not_begun(tmp_path: Path) -> None:
     async with open_store_for(DatabaseAddress(path=tmp_path / "orders.db")) as store:
-        order = await store.place(new_order(), lease_until=LEASE)
+        order = await store.place(new_order(), lease=LEASE_FOR)
         now_s = 10.0
         with (
             deadline.within(Deadline(10.0, clock=lambda: now_s)),

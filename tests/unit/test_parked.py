@@ -5,18 +5,19 @@ from __future__ import annotations
 from datetime import timedelta
 
 from fakes.clock import FakeClock
-from fakes.orders import LEASE, NOW, new_order, order_id
+from fakes.orders import LEASE_FOR, NOW, new_order, order_id
 from fakes.store import FakeOrderStore
 from orderflow_server.parked import list_parked, release
 
 
 async def parked_orders(*numbers: int) -> FakeOrderStore:
     """Orders parked one second after the other, and one that is not."""
-    store = FakeOrderStore()
-    for seconds, number in enumerate(numbers):
-        await store.place(new_order(number), lease_until=LEASE)
-        await store.park(order_id(number), now=NOW + timedelta(seconds=seconds))
-    await store.place(new_order(99), lease_until=LEASE)
+    store = FakeOrderStore(clock := FakeClock())
+    for number in numbers:
+        await store.place(new_order(number), lease=LEASE_FOR)
+        await store.park(order_id(number), reason="stuck")
+        clock.advance(timedelta(seconds=1))
+    await store.place(new_order(99), lease=LEASE_FOR)
     return store
 
 
@@ -38,12 +39,12 @@ async def test_parked_orders_are_listed_longest_parked_first_without_what_is_the
 
 
 async def test_a_released_order_is_due_at_once_and_who_was_not_parked_is_told() -> None:
-    store, clock = await parked_orders(1, 2), FakeClock()
+    store = await parked_orders(1, 2)
     unknown, not_parked = order_id(50), order_id(99)
 
-    left = await release(store, [order_id(1), unknown, not_parked], now=clock)
+    left = await release(store, [order_id(1), unknown, not_parked])
 
     assert left == [unknown, not_parked]
     assert [line["order_id"] for line in await list_parked(store, limit=10)] == [str(order_id(2))]
-    due = await store.lease_due(now=clock(), lease_until=LEASE, limit=10)
+    due = await store.lease_due(lease=LEASE_FOR, limit=10)
     assert [(leased.order.id, leased.attempts) for leased in due] == [(order_id(1), 1)]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random as _random
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from uuid import UUID
 
 import structlog
 
+from orderflow_client.resilience.deadline import MonotonicClock
 from orderflow_client.resilience.retry import RetryPolicy
 from orderflow_server.events.ports import (
     EventNotPublished,
@@ -20,7 +22,7 @@ from orderflow_server.events.ports import (
     PublishFailed,
     RelayListener,
 )
-from orderflow_server.orders.ports import Clock, Outbox, OutboxEvent
+from orderflow_server.orders.ports import LONGEST_LEASE, Outbox, OutboxEvent
 
 LEASE = "outbox relay"
 
@@ -59,8 +61,8 @@ class RelayOptions:
             raise ValueError("batch must be at least 1")
         if self.poll_interval_s <= 0:
             raise ValueError("poll_interval_s must be positive")
-        if self.lease_s <= 0:
-            raise ValueError("lease_s must be positive")
+        if not 0 < self.lease_s <= LONGEST_LEASE.total_seconds():
+            raise ValueError(f"lease_s must be positive and at most {LONGEST_LEASE}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +86,8 @@ class OutboxRelay:
 
     Args:
         holder: Tells this relay from every other.
-        now: The time that leases are counted from.
         listener: Told what happens; must not fail.
+        clock: Measures for how long the lease is still this relay's.
         sleep: Waits the given seconds.
         random: Uniform over [0, 1), for the jitter of backoffs.
     """
@@ -96,21 +98,21 @@ class OutboxRelay:
         outbox: Outbox,
         publisher: EventPublisher,
         holder: str,
-        now: Clock,
         options: RelayOptions,
         listener: RelayListener,
+        clock: MonotonicClock = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         random: Callable[[], float] = _random.random,
     ) -> None:
         self._outbox = outbox
         self._publisher = publisher
         self._holder = holder
-        self._now = now
         self._options = options
         self._listener = listener
+        self._clock = clock
         self._sleep = sleep
         self._random = random
-        self._leads_until: datetime | None = None
+        self._leads_until_s: float | None = None
         self._woken = asyncio.Event()
         self._stopping = asyncio.Event()
         self._ended = asyncio.Event()
@@ -180,8 +182,8 @@ class OutboxRelay:
             Exception: What the outbox raises.
         """
         options = self._options
-        leads_until = await self._lead()
-        if leads_until is None:
+        leads_until_s = await self._lead()
+        if leads_until_s is None:
             return _Rest(options.lease_s / 2, self._stopping)
         try:
             await self._publisher.prepare()
@@ -192,7 +194,7 @@ class OutboxRelay:
         events = await self._outbox.unpublished(limit=options.batch)
         if not events:
             return _Rest(options.poll_interval_s, self._woken)
-        published, failure = await self._publish(events, until=leads_until)
+        published, failure = await self._publish(events, until_s=leads_until_s)
         # Before the failure is told: what was published must not be again.
         if published:
             await self._outbox.mark_published(published)
@@ -200,30 +202,32 @@ class OutboxRelay:
             raise PublishFailed(f"published {len(published)} of {len(events)}") from failure
         return None if len(events) == options.batch else _Rest(_GATHER_S, self._stopping)
 
-    async def _lead(self) -> datetime | None:
-        """Until when this relay is the one to publish, half a lease at least; None: it is not."""
-        now = self._now()
-        lease = timedelta(seconds=self._options.lease_s)
-        if self._leads_until is None or self._leads_until - now < lease / 2:
+    async def _lead(self) -> float | None:
+        """Return until when this relay leads, for half a lease at least; None: it does not.
+
+        Counted from before the store is asked, the lease never lasts longer here than there.
+        """
+        now_s, lease_s = self._clock(), self._options.lease_s
+        if self._leads_until_s is None or self._leads_until_s - now_s < lease_s / 2:
             leads = await self._outbox.take_lease(
-                LEASE, holder=self._holder, now=now, until=now + lease
+                LEASE, holder=self._holder, lease=timedelta(seconds=lease_s)
             )
-            self._now_leads_until(now + lease if leads else None)
-        return self._leads_until
+            self._now_leads_until(now_s + lease_s if leads else None)
+        return self._leads_until_s
 
     async def _give_up_lead(self) -> None:
-        if self._leads_until is not None:
+        if self._leads_until_s is not None:
             await self._outbox.give_up_lease(LEASE, holder=self._holder)
             self._now_leads_until(None)
 
-    def _now_leads_until(self, until: datetime | None) -> None:
-        changed = (until is None) != (self._leads_until is None)
-        self._leads_until = until
+    def _now_leads_until(self, until_s: float | None) -> None:
+        changed = (until_s is None) != (self._leads_until_s is None)
+        self._leads_until_s = until_s
         if changed:
-            self._listener(LeadChanged(until is not None))
+            self._listener(LeadChanged(until_s is not None))
 
     async def _publish(
-        self, events: Sequence[OutboxEvent], *, until: datetime
+        self, events: Sequence[OutboxEvent], *, until_s: float
     ) -> tuple[Sequence[int], Exception | None]:
         """Returns the sequences of what could be published in that time, and a failure if any."""
         published: list[int] = []
@@ -233,8 +237,7 @@ class OutboxRelay:
             for of_one in _by_order(events)
         ]
         try:
-            left_s = (until - self._now()).total_seconds()
-            _, late = await asyncio.wait(orders, timeout=max(left_s, 0.0))
+            _, late = await asyncio.wait(orders, timeout=max(until_s - self._clock(), 0.0))
         finally:
             for order in orders:
                 order.cancel()

@@ -61,14 +61,13 @@ class CancelOrder:
 
     async def _step(self, order: Order) -> Order:
         """One durable step towards CANCELLED; or the order as somebody else changed it."""
-        now = self._now()
         if order.state is OrderState.PENDING_PAYMENT:
             following = after_payment(order, await self._gateway.void(order), self._now())
         else:
-            following = order.refunding(now)
-        lease_until = now + self._lease if following.state.awaits_gateway else None
+            following = order.refunding(self._now())
+        lease = self._lease if following.state.awaits_gateway else None
         try:
-            await self._store.save(following, lease_until=lease_until)
+            await self._store.save(following, lease=lease)
         except VersionConflict:
             return await self._store.get(order.id)
         return following

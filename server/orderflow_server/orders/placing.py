@@ -52,7 +52,7 @@ class PlaceOrder:
         order = Order.place(
             draft, order_id=self._new_order_id(now), now=now, traceparent=self._traceparent()
         )
-        stored = await self._store.place(order, lease_until=now + self._lease)
+        stored = await self._store.place(order, lease=self._lease)
         if stored.state is OrderState.PENDING_PAYMENT:
             return await self._settler.settle(stored, budget_s=budget_s)
         return stored

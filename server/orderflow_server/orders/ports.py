@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 from uuid import UUID
 
@@ -18,21 +18,31 @@ Clock = Callable[[], datetime]
 NewOrderId = Callable[[datetime], UUID]
 """A UUIDv7 for an order created at the given time; one of a later millisecond is larger."""
 
+REPEATED_ATTEMPTS = 3
+"""An order that `lease_due` has given out this often is repeated: it comes behind fresh ones."""
+
+LONGEST_LEASE = timedelta(minutes=10)
+"""The longest lease or delay. One that ends later was written under a wrong clock."""
+
 
 class OrderStore(Protocol):
     """Keeps orders, durably. What a method returned is on disk.
 
     Every write is atomic and independent of the task that asked for it: cancelling the
     caller leaves the write either never started or completed. An order that awaits the
-    gateway is leased to whoever wrote it last until `lease_until`; after that `lease_due`
+    gateway is leased to its last writer for the time given; after that `lease_due`
     gives it to anybody, so that an order whose process died is found again.
+
+    Leases, delays and ages are measured by the store's own clock, never by a replica's. A lease
+    that ends more than LONGEST_LEASE ahead of that clock counts as ended: it was written under a
+    wrong clock. A duration that is negative or longer than LONGEST_LEASE is a ValueError.
 
     All methods raise StoreUnavailable when the store fails; the writes also raise
     StoreOverloaded when too much is waiting and DeadlineExpired when the ambient deadline
     passed before the write began (in both cases nothing was written).
     """
 
-    async def place(self, order: Order, *, lease_until: datetime) -> Order:
+    async def place(self, order: Order, *, lease: timedelta) -> Order:
         """Writes a new order with its items and its first change, once per request id.
 
         Returns the order as stored: `order` itself, or the one that the same request id
@@ -43,12 +53,12 @@ class OrderStore(Protocol):
         """
         ...
 
-    async def save(self, order: Order, *, lease_until: datetime | None = None) -> None:
+    async def save(self, order: Order, *, lease: timedelta | None = None) -> None:
         """Writes the next version of an order and its change.
 
         Args:
             order: Its version must be the stored one plus 1.
-            lease_until: Required while the order awaits the gateway, None otherwise.
+            lease: Required while the order awaits the gateway, None otherwise.
 
         Raises:
             VersionConflict: The stored version is another; nothing was written.
@@ -56,40 +66,51 @@ class OrderStore(Protocol):
         """
         ...
 
-    async def defer(self, order_id: UUID, *, until: datetime) -> None:
-        """Moves the lease of an order that awaits the gateway; does nothing to any other.
+    async def defer(self, order_id: UUID, *, delay: timedelta) -> None:
+        """End the lease of an order that awaits the gateway `delay` from now; ignore any other.
 
         No version, no change: only when `lease_due` may give the order out again.
         """
         ...
 
     async def lease_due(
-        self, *, now: datetime, lease_until: datetime, limit: int
+        self, *, lease: timedelta, limit: int, repeated: int | None = None
     ) -> Sequence[LeasedOrder]:
-        """Takes orders that await the gateway and whose lease ended at or before `now`.
+        """Lease due orders that await the gateway, and count the attempt of each.
 
-        Longest waiting first, at most `limit`, each leased to the caller until
-        `lease_until` and its attempts counted. No order is given to two callers.
+        Fresh orders come first, those with fewer than REPEATED_ATTEMPTS attempts so far, then
+        repeated ones; among each kind the one whose lease ended first. No order is given to two
+        callers.
+
+        Args:
+            lease: For how long the caller has the orders.
+            limit: The most orders in all.
+            repeated: The most repeated orders among them. None: no bound of their own.
         """
         ...
 
-    async def park(self, order_id: UUID, *, now: datetime) -> None:
-        """Takes an order that awaits the gateway away from `lease_due` until it is released.
+    async def park(self, order_id: UUID, *, reason: str) -> None:
+        """Withhold an order that awaits the gateway from `lease_due` until it is released.
 
         Does nothing to any other, nor to one that is parked. No version, no change; the next
         version that is saved is not parked.
         """
         ...
 
-    async def release(self, order_id: UUID, *, now: datetime) -> bool:
-        """Gives a parked order to `lease_due` again, at once and with its attempts counted anew.
+    async def release(self, order_id: UUID) -> bool:
+        """Return a parked order to `lease_due`, due at once, its attempts and reason cleared.
 
         Returns False when it is not parked; then nothing was done.
         """
         ...
 
-    async def parked(self, *, limit: int) -> Sequence[Order]:
-        """Reads parked orders, longest parked first, at most `limit`."""
+    async def parked(self, *, limit: int, reason: str = "") -> Sequence[ParkedOrder]:
+        """Return parked orders, longest parked first, at most `limit`.
+
+        Args:
+            limit: The most orders.
+            reason: Only those whose reason begins with this.
+        """
         ...
 
     async def get(self, order_id: UUID) -> Order:
@@ -133,11 +154,26 @@ class LeasedOrder(Value, frozen=True, gc=False):
     attempts: int
 
 
+class ParkedOrder(Value, frozen=True, gc=False):
+    """An order that is withheld from settlement until a person releases it.
+
+    Attributes:
+        age: For how long it has been parked.
+        reason: Why; empty when a server of the release before parked it.
+        attempts: How often `lease_due` had given it out in its present state.
+    """
+
+    order: Order
+    age: timedelta
+    reason: str
+    attempts: int
+
+
 class Waiting(Value, frozen=True, gc=False):
-    """How many wait, and since when the one does that has waited longest; None: none waits."""
+    """The number of waiting items, and the age of the oldest when it was read; None: no item."""
 
     count: int = 0
-    oldest: datetime | None = None
+    age: timedelta | None = None
 
 
 class Backlog(Value, frozen=True, gc=False, kw_only=True):
@@ -175,8 +211,11 @@ class Outbox(Protocol):
     DeadlineExpired, as those of `OrderStore` do.
     """
 
-    async def take_lease(self, name: str, *, holder: str, now: datetime, until: datetime) -> bool:
-        """Takes or renews a named lease; False: another holder has it until later than `now`."""
+    async def take_lease(self, name: str, *, holder: str, lease: timedelta) -> bool:
+        """Take or renew a named lease for the given time; False: another holder has it.
+
+        Measured by the store's clock, as the leases of `OrderStore` are.
+        """
         ...
 
     async def give_up_lease(self, name: str, *, holder: str) -> None:

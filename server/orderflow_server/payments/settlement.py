@@ -171,11 +171,11 @@ class Settlement:
         asked = was_asked(cause)
         spent = attempts >= self._max_attempts and asked
         if attempts > 0 and (spent or isinstance(cause, PaymentRefused)):
-            await self._store.park(order.id, now=self._now())
+            await self._store.park(order.id, reason=str(cause))
             self._listener(SettlementParked(order.id, attempts, cause))
             return
         delay = self._retry_delay(attempts)
-        await self._store.defer(order.id, until=self._now() + delay)
+        await self._store.defer(order.id, delay=delay)
         self._listener(SettlementDeferred(order.id, attempts, delay, cause, asked))
 
     async def drain(self, *, timeout_s: float) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Protocol
 
 import structlog
 
-from orderflow_server.orders.ports import Clock, LeasedOrder
+from orderflow_server.orders.ports import LeasedOrder
 from orderflow_server.payments.pause import GatewayPause
 
 Settle = Callable[[LeasedOrder], Awaitable[None]]
@@ -21,7 +21,7 @@ class DueOrders(Protocol):
     """What the worker needs of an `OrderStore`."""
 
     async def lease_due(
-        self, *, now: datetime, lease_until: datetime, limit: int
+        self, *, lease: timedelta, limit: int, repeated: int | None = None
     ) -> Sequence[LeasedOrder]: ...
 
 
@@ -69,7 +69,6 @@ class PaymentWorker:
     closes: an outage costs the orders none of their attempts but those that probe it.
 
     Args:
-        now: The time that leases are counted from.
         pause: Says when the gateway is not to be asked. None: it always may be.
         sleep: Waits the given seconds.
     """
@@ -79,14 +78,12 @@ class PaymentWorker:
         *,
         store: DueOrders,
         settle: Settle,
-        now: Clock,
         options: WorkerOptions,
         pause: GatewayPause | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._store = store
         self._settle = settle
-        self._now = now
         self._options = options
         self._pause = pause or GatewayPause()
         self._sleep = sleep
@@ -155,10 +152,9 @@ class PaymentWorker:
         failures = 0
         backoff_s = _FIRST_BACKOFF_S
         while not self._stopping.is_set():
-            now = self._now()
-            lease_until = now + timedelta(seconds=self._options.lease_s)
+            lease = timedelta(seconds=self._options.lease_s)
             try:
-                leased = await self._store.lease_due(now=now, lease_until=lease_until, limit=limit)
+                leased = await self._store.lease_due(lease=lease, limit=limit)
             except Exception as error:  # noqa: BLE001  a loop that ended would leave orders unpaid
                 if not failures:  # One line per streak: an outage must not flood the log.
                     _log.warning("the worker cannot lease orders", exc_info=error)

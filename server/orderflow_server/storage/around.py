@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
+from datetime import timedelta
 from typing import Protocol, TypeVar
 from uuid import UUID
 
 from orderflow_server.orders.order import Order, OrderChange, OrderQuery
-from orderflow_server.orders.ports import Backlog, LeasedOrder, OrderStore
+from orderflow_server.orders.ports import Backlog, LeasedOrder, OrderStore, ParkedOrder
 
 T = TypeVar("T")
 
@@ -29,33 +29,31 @@ class AroundOrderStore:
         self._store = store
         self._around = around
 
-    async def place(self, order: Order, *, lease_until: datetime) -> Order:
-        return await self._around(
-            "place", lambda: self._store.place(order, lease_until=lease_until)
-        )
+    async def place(self, order: Order, *, lease: timedelta) -> Order:
+        return await self._around("place", lambda: self._store.place(order, lease=lease))
 
-    async def save(self, order: Order, *, lease_until: datetime | None = None) -> None:
-        await self._around("save", lambda: self._store.save(order, lease_until=lease_until))
+    async def save(self, order: Order, *, lease: timedelta | None = None) -> None:
+        await self._around("save", lambda: self._store.save(order, lease=lease))
 
-    async def defer(self, order_id: UUID, *, until: datetime) -> None:
-        await self._around("defer", lambda: self._store.defer(order_id, until=until))
+    async def defer(self, order_id: UUID, *, delay: timedelta) -> None:
+        await self._around("defer", lambda: self._store.defer(order_id, delay=delay))
 
     async def lease_due(
-        self, *, now: datetime, lease_until: datetime, limit: int
+        self, *, lease: timedelta, limit: int, repeated: int | None = None
     ) -> Sequence[LeasedOrder]:
         return await self._around(
             "lease_due",
-            lambda: self._store.lease_due(now=now, lease_until=lease_until, limit=limit),
+            lambda: self._store.lease_due(lease=lease, limit=limit, repeated=repeated),
         )
 
-    async def park(self, order_id: UUID, *, now: datetime) -> None:
-        await self._around("park", lambda: self._store.park(order_id, now=now))
+    async def park(self, order_id: UUID, *, reason: str) -> None:
+        await self._around("park", lambda: self._store.park(order_id, reason=reason))
 
-    async def release(self, order_id: UUID, *, now: datetime) -> bool:
-        return await self._around("release", lambda: self._store.release(order_id, now=now))
+    async def release(self, order_id: UUID) -> bool:
+        return await self._around("release", lambda: self._store.release(order_id))
 
-    async def parked(self, *, limit: int) -> Sequence[Order]:
-        return await self._around("parked", lambda: self._store.parked(limit=limit))
+    async def parked(self, *, limit: int, reason: str = "") -> Sequence[ParkedOrder]:
+        return await self._around("parked", lambda: self._store.parked(limit=limit, reason=reason))
 
     async def get(self, order_id: UUID) -> Order:
         return await self._around("get", lambda: self._store.get(order_id))

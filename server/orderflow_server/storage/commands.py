@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import timedelta
 from typing import Generic, TypeVar
 from uuid import UUID
 
 from orderflow_server.orders.order import Order
-from orderflow_server.orders.ports import LeasedOrder
+from orderflow_server.orders.ports import LONGEST_LEASE, LeasedOrder
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -20,6 +20,11 @@ class Command(Generic[T_co]):
     __slots__ = ()
 
 
+def _check(duration: timedelta) -> None:
+    if not timedelta(0) <= duration <= LONGEST_LEASE:
+        raise ValueError(f"a lease or delay must be from 0 to {LONGEST_LEASE}, not {duration}")
+
+
 @dataclass(frozen=True, slots=True)
 class Place(Command[Order]):
     """Writes a new order once per request id; results in the order as stored.
@@ -28,7 +33,10 @@ class Place(Command[Order]):
     """
 
     order: Order
-    lease_until: datetime
+    lease: timedelta
+
+    def __post_init__(self) -> None:
+        _check(self.lease)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,27 +50,32 @@ class Save(Command[None]):
     """
 
     order: Order
-    lease_until: datetime | None
+    lease: timedelta | None
 
     def __post_init__(self) -> None:
-        if self.order.state.awaits_gateway != (self.lease_until is not None):
-            raise ValueError("lease_until is for orders that await the gateway, and only for those")
+        if self.order.state.awaits_gateway != (self.lease is not None):
+            raise ValueError("a lease is for orders that await the gateway, and only for those")
+        if self.lease is not None:
+            _check(self.lease)
 
 
 @dataclass(frozen=True, slots=True)
 class Defer(Command[None]):
-    """Moves the lease of an order that awaits the gateway; does nothing to any other."""
+    """End the lease of an order that awaits the gateway `delay` from now; ignore any other."""
 
     order_id: UUID
-    until: datetime
+    delay: timedelta
+
+    def __post_init__(self) -> None:
+        _check(self.delay)
 
 
 @dataclass(frozen=True, slots=True)
 class Park(Command[None]):
-    """Takes an order that awaits the gateway away from LeaseDue; does nothing to any other."""
+    """Withhold an order that awaits the gateway from LeaseDue; ignore any other."""
 
     order_id: UUID
-    now: datetime
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +83,18 @@ class Release(Command[bool]):
     """Gives a parked order to LeaseDue again; results in False when it is not parked."""
 
     order_id: UUID
-    now: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseDue(Command[tuple[LeasedOrder, ...]]):
-    """Leases the orders whose lease ended at or before `now`, longest waiting first."""
+    """Lease the due orders, fresh ones first, then at most `repeated` of the others."""
 
-    now: datetime
-    lease_until: datetime
+    lease: timedelta
     limit: int
+    repeated: int | None = None
+
+    def __post_init__(self) -> None:
+        _check(self.lease)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +103,10 @@ class TakeLease(Command[bool]):
 
     name: str
     holder: str
-    now: datetime
-    until: datetime
+    lease: timedelta
+
+    def __post_init__(self) -> None:
+        _check(self.lease)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from orderflow_server.orders.errors import OrderError
 from orderflow_server.orders.order import Order, OrderChange, OrderQuery
-from orderflow_server.orders.ports import Backlog, OutboxEvent
+from orderflow_server.orders.ports import Backlog, OutboxEvent, ParkedOrder
 from orderflow_server.storage.commands import Command
 
 
@@ -58,7 +58,7 @@ class Dialect(Protocol):
 
     async def changes(self, order_id: UUID, after_version: int) -> Sequence[OrderChange]: ...
 
-    async def parked(self, limit: int) -> Sequence[Order]: ...
+    async def parked(self, limit: int, reason: str) -> Sequence[ParkedOrder]: ...
 
     async def backlog(self, *, events: bool) -> Backlog: ...
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
+from orderflow_server.orders.ports import Clock
 from orderflow_server.storage.address import DatabaseAddress
 from orderflow_server.storage.dialect import Dialect
 from orderflow_server.storage.engine import BatchEnded, EngineOptions
@@ -28,13 +29,15 @@ def open_store_for(
     on_batch: Callable[[BatchEnded], None] = lambda _: None,
     origin: Callable[[], Any] = lambda: None,
     calls_under_way: Callable[[], int] = lambda: 0,
+    now: Clock | None = None,
 ) -> AbstractAsyncContextManager[EngineOrderStore]:
     """`open_store` over the database at an address.
 
     A SQLite file is created unless it exists; its directory is not, nor is a database.
+    `now` is the clock of leases and ages, for tests. None: the database's.
     """
     return open_store(
-        _dialect(database),
+        _dialect(database, now),
         options=(
             EngineOptions(max_queue=max_queue)
             if database.path is not None
@@ -78,10 +81,11 @@ async def lacks_steps(database: DatabaseAddress) -> bool:
         return await postgres_lacks_steps(connector.connect)
 
 
-def _dialect(database: DatabaseAddress) -> Dialect:
+def _dialect(database: DatabaseAddress, now: Clock | None = None) -> Dialect:
     if database.path is not None:
-        return SqliteDialect(database.path, SqliteOptions())
+        options = SqliteOptions() if now is None else SqliteOptions(now=now)
+        return SqliteDialect(database.path, options)
     # asyncpg is 3 MB that a server with a file does without.
     from orderflow_server.storage.postgres import PostgresDialect, PostgresOptions
 
-    return PostgresDialect(database, PostgresOptions())
+    return PostgresDialect(database, PostgresOptions(now=now))

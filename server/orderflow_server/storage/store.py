@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 from orderflow_server.orders.errors import OrderNotFound
 from orderflow_server.orders.order import Order, OrderChange, OrderQuery
-from orderflow_server.orders.ports import Backlog, LeasedOrder, OutboxEvent
+from orderflow_server.orders.ports import Backlog, LeasedOrder, OutboxEvent, ParkedOrder
 from orderflow_server.storage.commands import (
     Defer,
     GiveUpLease,
@@ -38,28 +38,28 @@ class EngineOrderStore:
         """How many writes wait for a batch."""
         return self._engine.queue_depth
 
-    async def place(self, order: Order, *, lease_until: datetime) -> Order:
-        return await self._engine.submit(Place(order, lease_until))
+    async def place(self, order: Order, *, lease: timedelta) -> Order:
+        return await self._engine.submit(Place(order, lease))
 
-    async def save(self, order: Order, *, lease_until: datetime | None = None) -> None:
-        await self._engine.submit(Save(order, lease_until))
+    async def save(self, order: Order, *, lease: timedelta | None = None) -> None:
+        await self._engine.submit(Save(order, lease))
 
-    async def defer(self, order_id: UUID, *, until: datetime) -> None:
-        await self._engine.submit(Defer(order_id, until))
+    async def defer(self, order_id: UUID, *, delay: timedelta) -> None:
+        await self._engine.submit(Defer(order_id, delay))
 
     async def lease_due(
-        self, *, now: datetime, lease_until: datetime, limit: int
+        self, *, lease: timedelta, limit: int, repeated: int | None = None
     ) -> Sequence[LeasedOrder]:
-        return await self._engine.submit(LeaseDue(now, lease_until, limit))
+        return await self._engine.submit(LeaseDue(lease, limit, repeated))
 
-    async def park(self, order_id: UUID, *, now: datetime) -> None:
-        await self._engine.submit(Park(order_id, now))
+    async def park(self, order_id: UUID, *, reason: str) -> None:
+        await self._engine.submit(Park(order_id, reason))
 
-    async def release(self, order_id: UUID, *, now: datetime) -> bool:
-        return await self._engine.submit(Release(order_id, now))
+    async def release(self, order_id: UUID) -> bool:
+        return await self._engine.submit(Release(order_id))
 
-    async def parked(self, *, limit: int) -> Sequence[Order]:
-        return await self._dialect.parked(limit)
+    async def parked(self, *, limit: int, reason: str = "") -> Sequence[ParkedOrder]:
+        return await self._dialect.parked(limit, reason)
 
     async def get(self, order_id: UUID) -> Order:
         order = await self._dialect.get(order_id)
@@ -79,8 +79,8 @@ class EngineOrderStore:
     async def ping(self) -> None:
         await self._dialect.ping()
 
-    async def take_lease(self, name: str, *, holder: str, now: datetime, until: datetime) -> bool:
-        return await self._engine.submit(TakeLease(name, holder, now, until))
+    async def take_lease(self, name: str, *, holder: str, lease: timedelta) -> bool:
+        return await self._engine.submit(TakeLease(name, holder, lease))
 
     async def give_up_lease(self, name: str, *, holder: str) -> None:
         await self._engine.submit(GiveUpLease(name, holder))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import timedelta
 from functools import partial
 
 import structlog
 from prometheus_client import CollectorRegistry, Gauge
 
+from orderflow_client.resilience.deadline import MonotonicClock
 from orderflow_server.orders.order import OrderState
-from orderflow_server.orders.ports import Backlog, Clock, Waiting
+from orderflow_server.orders.ports import Backlog, Waiting
 
 log = structlog.get_logger("orderflow.metrics")
 
@@ -23,11 +25,11 @@ class BacklogMetrics:
 
     They are what the store last told.
 
-    The ages are taken when they are read. So while the store does not answer the numbers stay as
-    they were and the ages go on growing, as those of the orders do.
+    To the ages the time since that answer is added whenever they are read. So while the store does
+    not answer the numbers stay as they were and the ages go on growing, as those of the orders do.
 
     Args:
-        now: What the ages are taken with.
+        clock: Measures the time since the last answer.
         interval_s: How long to rest between two questions to the store.
         sleep: Waits the given seconds.
     """
@@ -36,14 +38,15 @@ class BacklogMetrics:
         self,
         registry: CollectorRegistry,
         *,
-        now: Clock,
+        clock: MonotonicClock = time.monotonic,
         interval_s: float = INTERVAL_S,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._now = now
+        self._clock = clock
         self._interval_s = interval_s
         self._sleep = sleep
         self._backlog = Backlog(orders={})
+        self._read_at_s = clock()
         pending = Gauge(
             "orderflow_orders_pending",
             "Orders that await the payment gateway, by state; without those that are parked.",
@@ -72,7 +75,7 @@ class BacklogMetrics:
             "orderflow_outbox_lag_seconds",
             "Age of the oldest event that is not published yet; 0 when there is none.",
             registry=registry,
-        ).set_function(lambda: self._age_s(self._backlog.events.oldest))
+        ).set_function(lambda: self._age_s(self._backlog.events.age))
 
     async def run(self, read: Callable[[], Awaitable[Backlog]]) -> None:
         """Asks again and again, until it is cancelled; no failure of the store ends it.
@@ -84,6 +87,7 @@ class BacklogMetrics:
         while True:
             try:
                 self._backlog = await read()
+                self._read_at_s = self._clock()
             except Exception as error:
                 if not failing:  # One line per streak: an outage must not flood the log.
                     log.warning("the backlog cannot be read", exc_info=error)
@@ -99,8 +103,7 @@ class BacklogMetrics:
         return self._waiting(state).count
 
     def _pending_age_s(self, state: OrderState) -> float:
-        return self._age_s(self._waiting(state).oldest)
+        return self._age_s(self._waiting(state).age)
 
-    def _age_s(self, oldest: datetime | None) -> float:
-        # The clock that set the time may have been ahead of this one.
-        return 0.0 if oldest is None else max(0.0, (self._now() - oldest).total_seconds())
+    def _age_s(self, age: timedelta | None) -> float:
+        return 0.0 if age is None else age.total_seconds() + self._clock() - self._read_at_s

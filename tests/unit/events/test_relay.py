@@ -36,7 +36,7 @@ from orderflow_server.events.ports import (
 )
 from orderflow_server.events.relay import LEASE, OutboxRelay, RelayOptions
 from orderflow_server.orders.errors import StoreUnavailable
-from orderflow_server.orders.ports import Outbox
+from orderflow_server.orders.ports import LONGEST_LEASE, Outbox
 
 OPTIONS = RelayOptions(batch=100, poll_interval_s=0.5, lease_s=6.0)
 GATHER_S = 0.02
@@ -51,7 +51,7 @@ class World:
 
     def __init__(self) -> None:
         self.clock = FakeClock()
-        self.store = FakeOrderStore()
+        self.store = FakeOrderStore(self.clock)
         self.publisher = FakePublisher()
         self.told: list[RelayEvent] = []
 
@@ -68,7 +68,7 @@ class World:
             outbox=outbox or self.store,
             publisher=publisher or self.publisher,
             holder=holder,
-            now=self.clock,
+            clock=self.clock.monotonic,
             options=options,
             listener=self.told.append,
             sleep=sleep,
@@ -294,22 +294,59 @@ async def test_a_leader_renews_its_lease_when_half_of_it_has_passed() -> None:
         world.clock.advance(timedelta(seconds=0.001))
         await naps.next()
         assert len(taken) == 2
-    assert not await world.store.take_lease(
-        LEASE, holder="other", now=world.clock(), until=world.clock()
-    )
+    assert not await world.store.take_lease(LEASE, holder="other", lease=timedelta(0))
 
 
 async def test_a_leader_that_has_lost_its_lease_publishes_no_more() -> None:
     world, naps = World(), Naps()
     async with running(world.relay(sleep=naps)):
         await naps.fallen_asleep()
-        later = world.clock() + timedelta(hours=1)
         world.clock.advance(timedelta(seconds=OPTIONS.lease_s))
-        assert await world.store.take_lease(LEASE, holder="other", now=world.clock(), until=later)
+        assert await world.store.take_lease(LEASE, holder="other", lease=LONGEST_LEASE)
         await write(world.store, 1)
         await naps.next()
     assert world.publisher.ids == []
     assert world.told == [LeadChanged(leads=True), LeadChanged(leads=False)]
+
+
+async def test_a_lease_is_counted_from_before_the_store_was_asked() -> None:
+    world, naps = World(), Naps()
+    taken = 0
+
+    async def answer_late(point: Point) -> None:
+        nonlocal taken
+        if point.method == "take_lease" and point.done:
+            taken += 1
+            world.clock.advance(timedelta(seconds=OPTIONS.lease_s / 2 + 0.001))
+
+    async with running(world.relay(sleep=naps, outbox=SteppedOutbox(world.store, answer_late))):
+        await naps.fallen_asleep()
+        assert taken == 1
+        await naps.next()
+        assert taken == 2, "half of the lease had passed before the answer came"
+
+
+async def test_a_wall_clock_that_jumps_moves_no_lead() -> None:
+    """The relay's own time does not pass with the clock of the store, nor with any other."""
+    world, naps = World(), Naps()
+    relay = OutboxRelay(
+        outbox=world.store,
+        publisher=world.publisher,
+        holder="one",
+        options=OPTIONS,
+        listener=world.told.append,
+        clock=lambda: 1000.0,
+        sleep=naps,
+    )
+    async with running(relay):
+        await naps.fallen_asleep()
+        for jump in (timedelta(days=1), timedelta(days=-2)):
+            world.clock.advance(jump)
+            await write(world.store, 1 if jump > timedelta(0) else 2)
+            await naps.next()
+    assert world.told.count(LeadChanged(leads=True)) == 1
+    assert LeadChanged(leads=False) not in world.told
+    assert len(world.publisher.ids) == 4
 
 
 async def test_who_has_no_way_to_publish_lets_another_try() -> None:
@@ -358,18 +395,16 @@ async def test_stop_finishes_what_is_under_way_and_gives_up_the_lease() -> None:
 
     assert_each_once_and_in_order(world.publisher.ids, [order])
     assert await world.all_marked()
-    now = world.clock()
-    assert await world.store.take_lease(LEASE, holder="other", now=now, until=now)
+    assert await world.store.take_lease(LEASE, holder="other", lease=timedelta(0))
 
 
 @pytest.mark.parametrize("trouble", ["none", "publisher", "another leads"])
 async def test_stop_ends_every_rest_at_once(trouble: str) -> None:
     world, naps = World(), Naps()
-    now = world.clock()
     if trouble == "publisher":
         world.publisher.unready = [PublishFailed("no NATS")]
     if trouble == "another leads":
-        await world.store.take_lease(LEASE, holder="o", now=now, until=now + timedelta(hours=1))
+        await world.store.take_lease(LEASE, holder="o", lease=LONGEST_LEASE)
     relay = world.relay(sleep=naps)
     async with running(relay) as task:
         await naps.fallen_asleep()

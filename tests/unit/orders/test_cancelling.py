@@ -202,7 +202,8 @@ async def test_the_intent_to_refund_is_leased_to_who_wrote_it() -> None:
     lease_end = world.clock() + LEASE
 
     for now, due in [(lease_end - timedelta(microseconds=1), 0), (lease_end, 1)]:
-        leased = await world.store.lease_due(now=now, lease_until=now + LEASE, limit=1)
+        world.clock.now = now
+        leased = await world.store.lease_due(lease=LEASE, limit=1)
         assert [one.order.state for one in leased] == [REFUNDING] * due
     await process.settlement.drain(timeout_s=0)
 

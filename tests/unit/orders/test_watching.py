@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from fakes.orders import LEASE, NOW, new_order
+from fakes.orders import LEASE_FOR, NOW, new_order
 from fakes.process import until
 from fakes.steps import Point, SteppedStore
 from fakes.store import FakeOrderStore
@@ -33,11 +33,11 @@ class Shop:
 
     async def write(self, *orders: Order, signals: int = 1) -> None:
         for order in orders:
-            lease_until = LEASE if order.state.awaits_gateway else None
+            lease = LEASE_FOR if order.state.awaits_gateway else None
             if order.version == 1:
-                await self.store.place(order, lease_until=LEASE)
+                await self.store.place(order, lease=LEASE_FOR)
             else:
-                await self.store.save(order, lease_until=lease_until)
+                await self.store.save(order, lease=lease)
             for _ in range(signals):
                 self.hub.publish([order.id])
 

@@ -19,6 +19,7 @@ from uuid import UUID
 
 import pytest
 
+from fakes.clock import FakeClock
 from fakes.gateway import Trouble
 from fakes.orders import order_id, request_id
 from fakes.postgres import TestDatabases
@@ -45,23 +46,33 @@ PAYMENT_OF = {
 
 
 @asynccontextmanager
-async def open_postgres_store(databases: TestDatabases) -> AsyncIterator[EngineOrderStore]:
+async def open_postgres_store(
+    databases: TestDatabases, clock: FakeClock
+) -> AsyncIterator[EngineOrderStore]:
     async with (
         databases.new() as url,
         open_store(
-            PostgresDialect(DatabaseAddress.parse(url), PostgresOptions()), options=EngineOptions()
+            PostgresDialect(DatabaseAddress.parse(url), PostgresOptions(now=clock)),
+            options=EngineOptions(),
         ) as opened,
     ):
         yield opened
 
 
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[EngineOrderStore]:
+async def store(
+    request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock
+) -> AsyncIterator[EngineOrderStore]:
     """An empty store of each kind, with one writer."""
     if request.param == "sqlite":
-        opening = open_store_for(DatabaseAddress(path=tmp_path / "orders.db"))
+        opening = open_store_for(DatabaseAddress(path=tmp_path / "orders.db"), now=clock)
     else:
-        opening = open_postgres_store(request.getfixturevalue("postgres"))
+        opening = open_postgres_store(request.getfixturevalue("postgres"), clock)
     async with opening as opened:
         yield opened
 
@@ -183,8 +194,9 @@ STORIES = [
 class Scene:
     """One story after the other in one store, each about an order of its own."""
 
-    def __init__(self, store: EngineOrderStore) -> None:
+    def __init__(self, store: EngineOrderStore, clock: FakeClock) -> None:
         self._store = store
+        self._clock = clock
         self._numbers = count(1)
 
     async def play(self, story: Story, *, at: int, late: bool) -> bool:
@@ -194,7 +206,7 @@ class Scene:
             Whether it was cancelled; False: the calls do not wait so often.
         """
         number = next(self._numbers)
-        world = World(self._store)
+        world = World(self._store, self._clock)
         world.new_order_id = lambda now: order_id(next(self._numbers), now)
         world.gateway.decline_reason = story.decline_reason
         world.gateway.next(*story.troubles)
@@ -211,7 +223,7 @@ class Scene:
         world.gateway.release()
         await process.settlement.drain(timeout_s=LONG_S)
         # By the one writer there is, after whatever it was still writing.
-        await self._store.release(order_id(0), now=world.clock())
+        await self._store.release(order_id(0))
 
         await world.recover()
         found = [order for order in await world.orders() if order.request_id == request_id(number)]
@@ -258,9 +270,9 @@ async def wait_a_moment(_: Point) -> None:
 @pytest.mark.parametrize("late", [False, True], ids=["while it waits", "when it is done"])
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story.name)
 async def test_wherever_a_call_is_cancelled_it_ends_well(
-    store: EngineOrderStore, story: Story, late: bool
+    store: EngineOrderStore, clock: FakeClock, story: Story, late: bool
 ) -> None:
-    scene = Scene(store)
+    scene = Scene(store, clock)
     at = 0
     while await scene.play(story, at=at, late=late):
         at += 1

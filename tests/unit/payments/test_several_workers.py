@@ -147,19 +147,18 @@ class Scene:
     async def _place(self) -> None:
         for number in range(self._plan.orders + self._plan.refunds):
             order = new_order(number)
-            await self.world.store.place(order, lease_until=NOW)
+            await self.world.store.place(order, lease=timedelta(0))
             if number >= self._plan.orders:
                 await self.books.charge(order)
                 paid = order.paid(NOW)
                 await self.world.store.save(paid)
-                await self.world.store.save(paid.refunding(NOW), lease_until=NOW)
+                await self.world.store.save(paid.refunding(NOW), lease=timedelta(0))
 
     def _start(self) -> tuple[Process, asyncio.Task[None]]:
         process = Process(self.world, gateway=self.gateway, pass_=self._step)
         worker = PaymentWorker(
             store=self.world.store,
             settle=partial(self._settle, process),
-            now=self.world.clock,
             options=WorkerOptions(
                 concurrency=self._plan.concurrency,
                 poll_interval_s=0.5,

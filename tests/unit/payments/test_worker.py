@@ -48,11 +48,11 @@ class DueOrders:
         self.hold.set()
 
     async def lease_due(
-        self, *, now: datetime, lease_until: datetime, limit: int
+        self, *, lease: timedelta, limit: int, repeated: int | None = None
     ) -> Sequence[LeasedOrder]:
         self.limits.append(limit)
         await self.hold.wait()
-        assert lease_until - now == timedelta(seconds=OPTIONS.lease_s)
+        assert lease == timedelta(seconds=OPTIONS.lease_s)
         if self.failures:
             raise self.failures.pop(0)
         leased, self.due = self.due[:limit], self.due[limit:]
@@ -89,9 +89,7 @@ async def working(
     naps: Callable[[float], Awaitable[None]],
     pause: GatewayPause | None = None,
 ) -> AsyncIterator[tuple[PaymentWorker, asyncio.Task[None]]]:
-    worker = PaymentWorker(
-        store=store, settle=settle, now=lambda: NOW, options=OPTIONS, pause=pause, sleep=naps
-    )
+    worker = PaymentWorker(store=store, settle=settle, options=OPTIONS, pause=pause, sleep=naps)
     running = asyncio.create_task(worker.run())
     try:
         yield worker, running
@@ -370,7 +368,7 @@ async def test_stop_cuts_late_settlements_short_and_says_so() -> None:
 
 
 async def test_stop_without_run_returns_at_once() -> None:
-    worker = PaymentWorker(store=DueOrders(), settle=Desk(), now=lambda: NOW, options=OPTIONS)
+    worker = PaymentWorker(store=DueOrders(), settle=Desk(), options=OPTIONS)
     await worker.stop(timeout_s=5)
 
 

@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import timedelta
 from uuid import UUID
 
 import pytest
 
-from fakes.orders import LEASE, NOW, new_order, order_id, request_id
+from fakes.orders import LEASE_FOR, new_order, order_id, request_id
 from fakes.store import FakeOrderStore
 from orderflow_client.resilience.breaker import Breaker, BreakerOpen, BreakerOptions
 from orderflow_client.resilience.events import BreakerChanged, BreakerState
@@ -52,23 +52,23 @@ class FailingStore(FakeOrderStore):
         if self.error is not None:
             raise self.error
 
-    async def place(self, order: Order, *, lease_until: datetime) -> Order:
+    async def place(self, order: Order, *, lease: timedelta) -> Order:
         await self._ask()
-        return await super().place(order, lease_until=lease_until)
+        return await super().place(order, lease=lease)
 
-    async def save(self, order: Order, *, lease_until: datetime | None = None) -> None:
+    async def save(self, order: Order, *, lease: timedelta | None = None) -> None:
         await self._ask()
-        await super().save(order, lease_until=lease_until)
+        await super().save(order, lease=lease)
 
-    async def defer(self, order_id: UUID, *, until: datetime) -> None:
+    async def defer(self, order_id: UUID, *, delay: timedelta) -> None:
         await self._ask()
-        await super().defer(order_id, until=until)
+        await super().defer(order_id, delay=delay)
 
     async def lease_due(
-        self, *, now: datetime, lease_until: datetime, limit: int
+        self, *, lease: timedelta, limit: int, repeated: int | None = None
     ) -> Sequence[LeasedOrder]:
         await self._ask()
-        return await super().lease_due(now=now, lease_until=lease_until, limit=limit)
+        return await super().lease_due(lease=lease, limit=limit, repeated=repeated)
 
     async def get(self, order_id: UUID) -> Order:
         await self._ask()
@@ -197,10 +197,10 @@ async def test_while_the_store_is_down_every_call_fails_at_once_without_asking_i
         store = it.store
         order = new_order()
         for call in (
-            lambda: store.place(order, lease_until=LEASE),
+            lambda: store.place(order, lease=LEASE_FOR),
             lambda: store.save(order),
-            lambda: store.defer(ID, until=NOW),
-            lambda: store.lease_due(now=NOW, lease_until=LEASE, limit=1),
+            lambda: store.defer(ID, delay=timedelta(0)),
+            lambda: store.lease_due(lease=LEASE_FOR, limit=1),
             lambda: store.get(ID),
             lambda: store.list(OrderQuery(limit=1)),
             lambda: store.changes(ID, after_version=0),

@@ -9,7 +9,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from fakes.clock import FakeClock
-from fakes.orders import LEASE, NOW, new_order
+from fakes.orders import LEASE_FOR, NOW, new_order
 from fakes.store import FakeOrderStore
 from orderflow_server.orders.errors import StoreUnavailable
 from orderflow_server.orders.order import OrderState
@@ -25,13 +25,13 @@ class Watched:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.clock = FakeClock()
-        self.store = FakeOrderStore()
+        self.store = FakeOrderStore(self.clock)
         self.error: Exception | None = None
         self.slept: list[float] = []
         self._resting = asyncio.Semaphore(0)
         self._next = asyncio.Semaphore(0)
         self.metrics = BacklogMetrics(
-            self.registry, now=self.clock, interval_s=7.0, sleep=self._sleep
+            self.registry, clock=self.clock.monotonic, interval_s=7.0, sleep=self._sleep
         )
 
     async def _sleep(self, delay_s: float) -> None:
@@ -91,12 +91,14 @@ def test_every_state_is_there_before_the_store_was_asked() -> None:
 
 async def test_orders_that_await_the_gateway_are_told_with_the_age_of_the_oldest() -> None:
     async with watched() as it:
-        orders = [new_order(number, now=NOW - number * SECOND) for number in range(1, 4)]
-        for order in orders:
-            await it.store.place(order, lease_until=LEASE)
+        orders = [new_order(number) for number in range(1, 4)]
+        for waits_s, order in ((3, orders[2]), (2, orders[1]), (1, orders[0])):
+            it.clock.now = NOW - waits_s * SECOND
+            await it.store.place(order, lease=LEASE_FOR)
+        it.clock.now = NOW
         paid = orders[2].paid(NOW)
         await it.store.save(paid)
-        await it.store.save(paid.refunding(NOW), lease_until=LEASE)
+        await it.store.save(paid.refunding(NOW), lease=LEASE_FOR)
         it.clock.advance(10 * SECOND)
         assert it.values() == NOTHING
         await it.round()
@@ -113,8 +115,8 @@ async def test_a_parked_order_is_told_apart_from_those_that_are_asked_about() ->
     async with watched() as it:
         assert it.registry.get_sample_value("orderflow_orders_parked") == 0
         for number in (1, 2):
-            await it.store.place(new_order(number), lease_until=LEASE)
-        await it.store.park(new_order(1).id, now=NOW)
+            await it.store.place(new_order(number), lease=LEASE_FOR)
+        await it.store.park(new_order(1).id, reason="stuck")
         await it.round()
         assert it.registry.get_sample_value("orderflow_orders_parked") == 1
         assert it.values() == NOTHING | {"pending PENDING_PAYMENT": 1}
@@ -122,7 +124,7 @@ async def test_a_parked_order_is_told_apart_from_those_that_are_asked_about() ->
 
 async def test_what_is_settled_is_gone_at_the_next_round() -> None:
     async with watched() as it:
-        order = await it.store.place(new_order(), lease_until=LEASE)
+        order = await it.store.place(new_order(), lease=LEASE_FOR)
         await it.round()
         assert it.values() == NOTHING | {"pending PENDING_PAYMENT": 1}
         await it.store.save(order.paid(NOW))
@@ -132,7 +134,7 @@ async def test_what_is_settled_is_gone_at_the_next_round() -> None:
 
 async def test_while_the_store_fails_the_numbers_stay_and_the_ages_grow() -> None:
     async with watched() as it:
-        order = await it.store.place(new_order(), lease_until=LEASE)
+        order = await it.store.place(new_order(), lease=LEASE_FOR)
         await it.round()
         it.error = StoreUnavailable("the disk is gone")
         with structlog.testing.capture_logs() as lines:
@@ -154,14 +156,14 @@ async def test_a_defect_does_not_end_it_either() -> None:
         it.error = ZeroDivisionError()
         await it.round()
         it.error = None
-        await it.store.place(new_order(), lease_until=LEASE)
+        await it.store.place(new_order(), lease=LEASE_FOR)
         await it.round()
         assert it.values() == NOTHING | {"pending PENDING_PAYMENT": 1}
 
 
 async def test_an_order_from_the_future_has_no_negative_age() -> None:
     async with watched() as it:
-        await it.store.place(new_order(now=NOW + SECOND), lease_until=LEASE)
+        await it.store.place(new_order(now=NOW + SECOND), lease=LEASE_FOR)
         await it.round()
         assert it.values() == NOTHING | {"pending PENDING_PAYMENT": 1}
 
@@ -172,14 +174,16 @@ async def test_events_that_wait_to_be_published_are_told_with_the_age_of_the_old
 
     async def read() -> Backlog:
         return Backlog(
-            orders={OrderState.REFUNDING: Waiting(1, NOW)}, events=Waiting(5, NOW - 3 * SECOND)
+            orders={OrderState.REFUNDING: Waiting(1, 0 * SECOND)}, events=Waiting(5, 3 * SECOND)
         )
 
     async def rest(_: float) -> None:
         asked.set()
         await asyncio.Event().wait()
 
-    running = asyncio.create_task(BacklogMetrics(registry, now=clock, sleep=rest).run(read))
+    running = asyncio.create_task(
+        BacklogMetrics(registry, clock=clock.monotonic, sleep=rest).run(read)
+    )
     await asked.wait()
     assert registry.get_sample_value("orderflow_outbox_waiting") == 5
     assert registry.get_sample_value("orderflow_outbox_lag_seconds") == 3

@@ -10,6 +10,7 @@ from typing import Any
 import asyncpg
 
 from orderflow_server.orders.errors import StoreUnavailable
+from orderflow_server.orders.ports import Clock
 from orderflow_server.storage.address import DatabaseAddress
 from orderflow_server.storage.dialect import PoisonedBatch
 
@@ -60,12 +61,14 @@ class PostgresOptions:
         statement_timeout_s: How long a batch or a read may take that no deadline ends before.
         upgrade_timeout_s: How long a step of the schema may take, or the wait for the replica
             that takes it.
+        now: The clock of leases, delays and ages, for tests. None: the server's `now()`.
     """
 
     readers: int = 8
     connect_timeout_s: float = 5.0
     statement_timeout_s: float = 10.0
     upgrade_timeout_s: float = 600.0
+    now: Clock | None = None
 
     def __post_init__(self) -> None:
         if self.readers < 1:

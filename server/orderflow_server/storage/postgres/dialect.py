@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from datetime import datetime
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import UUID
 
@@ -13,7 +14,7 @@ import asyncpg
 from orderflow_client.resilience import deadline
 from orderflow_server.orders.errors import DeadlineExpired, StoreUnavailable
 from orderflow_server.orders.order import Order, OrderChange, OrderQuery
-from orderflow_server.orders.ports import Backlog, OutboxEvent
+from orderflow_server.orders.ports import Backlog, OutboxEvent, ParkedOrder
 from orderflow_server.storage.address import DatabaseAddress
 from orderflow_server.storage.commands import Command
 from orderflow_server.storage.dialect import PoisonedBatch, Written
@@ -66,7 +67,7 @@ class PostgresDialect:
                 self._connector.writing(),
                 _cut_off_after(self._options.statement_timeout_s, connection),
             ):
-                written = await write_batch(connection, batch)
+                written = await write_batch(connection, batch, self._now())
         except PoisonedBatch:
             self._idle_writers.append(connection)
             raise
@@ -85,11 +86,11 @@ class PostgresDialect:
     async def changes(self, order_id: UUID, after_version: int) -> Sequence[OrderChange]:
         return await self._read(reads.list_changes, order_id, after_version)
 
-    async def parked(self, limit: int) -> Sequence[Order]:
-        return await self._read(reads.list_parked, limit)
+    async def parked(self, limit: int, reason: str) -> Sequence[ParkedOrder]:
+        return await self._read(reads.list_parked, limit, reason, now=self._now())
 
     async def backlog(self, *, events: bool) -> Backlog:
-        return await self._read(reads.read_backlog, events=events)
+        return await self._read(reads.read_backlog, events=events, now=self._now())
 
     async def unpublished(self, limit: int) -> Sequence[OutboxEvent]:
         return await self._read(reads.list_unpublished, limit)
@@ -116,6 +117,10 @@ class PostgresDialect:
                     await self._readers.close()
             except FAILURES:
                 self._readers.terminate()
+
+    def _now(self) -> datetime | None:
+        """The time of the next statements; None: the server's own."""
+        return None if self._options.now is None else self._options.now()
 
     async def _writer(self) -> asyncpg.Connection:
         while self._idle_writers:

@@ -7,12 +7,15 @@ cost four times as much here as all of the order in JSON, which costs the databa
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import timedelta
 from uuid import UUID
 
 import orjson
 
 from orderflow_server.storage.commands import Place, Save
 from orderflow_server.storage.postgres.rows import text
+
+_MICROSECOND = timedelta(microseconds=1)
 
 
 def new_orders(commands: Iterable[Place]) -> str:
@@ -37,7 +40,7 @@ def new_orders(commands: Iterable[Place]) -> str:
                 "decline_reason": text(order.decline_reason),
                 "create_time": order.create_time,
                 "update_time": order.update_time,
-                "lease_until": command.lease_until,
+                "lease": command.lease // _MICROSECOND,
                 "traceparent": order.traceparent,
                 "items": [
                     {
@@ -71,7 +74,7 @@ def next_versions(commands: Iterable[Save]) -> str:
                 "version": order.version,
                 "decline_reason": text(order.decline_reason),
                 "update_time": order.update_time,
-                "lease_until": command.lease_until,
+                "lease": None if command.lease is None else command.lease // _MICROSECOND,
             }
             for command in commands
             for order in (command.order,)

@@ -10,15 +10,16 @@ from uuid import UUID
 import asyncpg
 
 from orderflow_server.orders.order import Order, OrderChange, OrderQuery, OrderState
-from orderflow_server.orders.ports import Backlog, OutboxEvent, Waiting
+from orderflow_server.orders.ports import Backlog, OutboxEvent, ParkedOrder, Waiting
 from orderflow_server.storage.postgres.rows import (
     CHANGE_COLUMNS,
     ORDER_COLUMNS,
     change_from,
     event_from,
     order_from,
+    text,
 )
-from orderflow_server.storage.postgres.statements import PARKED
+from orderflow_server.storage.postgres.statements import NOW, PARKED
 
 Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
 
@@ -31,18 +32,26 @@ _CHANGES = f"""
 SELECT {CHANGE_COLUMNS} FROM events AS e WHERE e.order_id = $1 AND e.version > $2 ORDER BY e.version
 """  # noqa: S608 - see above
 PARKED_ORDERS = f"""
-SELECT {ORDER_COLUMNS} FROM orders AS o WHERE {PARKED} ORDER BY parked_time, id LIMIT $1
+SELECT
+    {ORDER_COLUMNS}, greatest({NOW} - o.parked_time, interval '0'), o.parked_reason,
+    o.lease_attempts
+FROM orders AS o WHERE {PARKED} AND starts_with(parked_reason, $3)
+ORDER BY parked_time, id LIMIT $2
 """  # noqa: S608 - see above
 BACKLOG = f"""
-SELECT state, count(*), min(update_time) FROM orders WHERE lease_until IS NOT NULL GROUP BY state
+SELECT state, count(*), greatest({NOW} - min(coalesce(awaiting_since, update_time)), interval '0')
+FROM orders WHERE lease_until IS NOT NULL GROUP BY state
 UNION ALL
 SELECT NULL, count(*), NULL FROM orders WHERE {PARKED}
 """  # noqa: S608 - see above
-_WAITING_EVENTS = """
+_WAITING_EVENTS = f"""
 SELECT
     (SELECT count(*) FROM events WHERE NOT published),
-    (SELECT time FROM events WHERE NOT published ORDER BY sequence LIMIT 1)
-"""
+    (
+        SELECT greatest({NOW} - time, interval '0')
+        FROM events WHERE NOT published ORDER BY sequence LIMIT 1
+    )
+"""  # noqa: S608 - see above
 UNPUBLISHED = f"""
 SELECT e.sequence, {CHANGE_COLUMNS}, {ORDER_COLUMNS}
 FROM (SELECT * FROM events WHERE NOT published ORDER BY sequence LIMIT $1) AS e
@@ -62,15 +71,22 @@ async def list_changes(
     return [change_from(values) for values in found]
 
 
-async def list_parked(connection: Connection, limit: int) -> list[Order]:
-    return [order_from(values) for values in await connection.fetch(PARKED_ORDERS, limit)]
+async def list_parked(
+    connection: Connection, limit: int, reason: str, *, now: datetime | None
+) -> list[ParkedOrder]:
+    return [
+        ParkedOrder(order_from(order), age, reason, attempts)
+        for *order, age, reason, attempts in await connection.fetch(
+            PARKED_ORDERS, now, limit, text(reason)
+        )
+    ]
 
 
-async def read_backlog(connection: Connection, *, events: bool) -> Backlog:
-    rows = await connection.fetch(BACKLOG)
-    orders = {OrderState(state): Waiting(count, oldest) for state, count, oldest in rows if state}
+async def read_backlog(connection: Connection, *, events: bool, now: datetime | None) -> Backlog:
+    rows = await connection.fetch(BACKLOG, now)
+    orders = {OrderState(state): Waiting(count, age) for state, count, age in rows if state}
     [parked] = [count for state, count, _ in rows if state is None]
-    [waiting] = await connection.fetch(_WAITING_EVENTS) if events else [()]
+    [waiting] = await connection.fetch(_WAITING_EVENTS, now) if events else [()]
     return Backlog(orders=orders, events=Waiting(*waiting), parked=parked)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -35,16 +36,23 @@ from orderflow_server.storage.dialect import Written
 from orderflow_server.storage.postgres import statements as sql
 from orderflow_server.storage.postgres.documents import new_orders, next_versions
 from orderflow_server.storage.postgres.notices import notices
-from orderflow_server.storage.postgres.rows import order_from
+from orderflow_server.storage.postgres.rows import order_from, text
 
 C = TypeVar("C", bound=Command[Any])
 Connection = asyncpg.Connection
 
 
-async def write_batch(connection: Connection, batch: Sequence[Command[Any]]) -> Written:
+async def write_batch(
+    connection: Connection, batch: Sequence[Command[Any]], now: datetime | None = None
+) -> Written:
     """Writes places, then saves, then what concerns leases: set by set, in the batch's order.
 
     At last what concerns the outbox.
+
+    Args:
+        connection: Where.
+        batch: What.
+        now: The time to count leases from. None: the server's.
     """
     outcomes: list[object] = [None] * len(batch)
     changed: list[Order] = []
@@ -53,18 +61,18 @@ async def write_batch(connection: Connection, batch: Sequence[Command[Any]]) -> 
     kinds = {type(command) for command in batch}
     # One statement is a transaction by itself, which saves two trips to the server and back.
     if kinds == {Place, Save} and len(saves) == 1 and not _share_orders(places, saves[0]):
-        await _place_and_save(connection, places, saves[0], outcomes, changed)
+        await _place_and_save(connection, places, saves[0], now, outcomes, changed)
         return Written(outcomes, changed)
     alone = kinds == {Place} or (kinds == {Save} and len(saves) == 1) or len(batch) == 1
     async with contextlib.nullcontext() if alone else connection.transaction():
         if places:
-            await _place(connection, places, outcomes, changed)
+            await _place(connection, places, now, outcomes, changed)
         if len(saves) > 1 or kinds & {Defer, Park, Release}:
             await _lock(connection, batch)
         for some in saves:
-            await _save(connection, some, outcomes, changed)
+            await _save(connection, some, now, outcomes, changed)
         if kinds - {Place, Save}:
-            await _write_others(connection, batch, outcomes)
+            await _write_others(connection, batch, now, outcomes)
     return Written(outcomes, changed)
 
 
@@ -93,6 +101,7 @@ async def _place_and_save(
     connection: Connection,
     places: list[tuple[int, Place]],
     saves: list[tuple[int, Save]],
+    now: datetime | None,
     outcomes: list[object],
     changed: list[Order],
 ) -> None:
@@ -100,6 +109,7 @@ async def _place_and_save(
     ids = [command.order.id for _, command in saves]
     [(placed, found, _)] = await connection.fetch(
         sql.PLACE_AND_SAVE,
+        now,
         new_orders(new),
         next_versions(command for _, command in saves),
         ids,
@@ -112,12 +122,13 @@ async def _place_and_save(
 async def _place(
     connection: Connection,
     places: list[tuple[int, Place]],
+    now: datetime | None,
     outcomes: list[object],
     changed: list[Order],
 ) -> None:
     new = _once(places)
     placed = await connection.fetchval(
-        sql.PLACE, new_orders(new), notices(command.order.id for command in new)
+        sql.PLACE, now, new_orders(new), notices(command.order.id for command in new)
     )
     await _tell_placed(connection, places, new, set(placed), outcomes, changed)
 
@@ -170,12 +181,13 @@ async def _lock(connection: Connection, batch: Sequence[Command[Any]]) -> None:
 async def _save(
     connection: Connection,
     saves: list[tuple[int, Save]],
+    now: datetime | None,
     outcomes: list[object],
     changed: list[Order],
 ) -> None:
     ids = [command.order.id for _, command in saves]
     document = next_versions(command for _, command in saves)
-    found = await connection.fetchval(sql.SAVE, document, ids, notices(ids))
+    found = await connection.fetchval(sql.SAVE, now, document, ids, notices(ids))
     _tell_saved(saves, dict(found), outcomes, changed)
 
 
@@ -197,40 +209,45 @@ def _tell_saved(
 
 
 async def _write_others(
-    connection: Connection, batch: Sequence[Command[Any]], outcomes: list[object]
+    connection: Connection,
+    batch: Sequence[Command[Any]],
+    now: datetime | None,
+    outcomes: list[object],
 ) -> None:
     # Of several for one order the last counts.
-    defers = {command.order_id: command.until for _, command in _of(Defer, batch)}
+    defers = {command.order_id: command.delay for _, command in _of(Defer, batch)}
     if defers:
-        await connection.execute(sql.DEFER, list(defers), list(defers.values()))
+        await connection.execute(sql.DEFER, now, list(defers), list(defers.values()))
     # Here the first: to the others it is parked already.
-    parks = {command.order_id: command.now for _, command in reversed(_of(Park, batch))}
+    parks = {c.order_id: text(c.reason) for _, c in reversed(_of(Park, batch))}
     if parks:
-        await connection.execute(sql.PARK, list(parks), list(parks.values()))
+        await connection.execute(sql.PARK, now, list(parks), list(parks.values()))
     for index, release in _of(Release, batch):
-        released = await connection.fetchval(sql.RELEASE, release.order_id, release.now)
+        released = await connection.fetchval(sql.RELEASE, now, release.order_id)
         outcomes[index] = released is not None
     for index, due in _of(LeaseDue, batch):
-        taken = await connection.fetch(sql.LEASE_DUE, due.now, due.lease_until, due.limit)
+        taken = await connection.fetch(sql.LEASE_DUE, now, due.lease, due.limit, due.repeated)
         outcomes[index] = tuple(
             LeasedOrder(order_from(values[:-1]), values[-1]) for values in taken
         )
     names = {c.name for c in batch if isinstance(c, TakeLease | GiveUpLease)}
     for name in sorted(names):
-        await _named_lease(connection, name, batch, outcomes)
+        await _named_lease(connection, name, batch, now, outcomes)
     sequences = {n for _, command in _of(MarkPublished, batch) for n in command.sequences}
     if sequences:
         await connection.execute(sql.MARK_PUBLISHED, list(sequences))
 
 
 async def _named_lease(
-    connection: Connection, name: str, batch: Sequence[Command[Any]], outcomes: list[object]
+    connection: Connection,
+    name: str,
+    batch: Sequence[Command[Any]],
+    now: datetime | None,
+    outcomes: list[object],
 ) -> None:
     for index, take in _of(TakeLease, batch):
         if take.name == name:
-            holder = await connection.fetchval(
-                sql.TAKE_LEASE, name, take.holder, take.until, take.now
-            )
+            holder = await connection.fetchval(sql.TAKE_LEASE, now, name, take.holder, take.lease)
             outcomes[index] = holder is not None
     for _, give_up in _of(GiveUpLease, batch):
         if give_up.name == name:

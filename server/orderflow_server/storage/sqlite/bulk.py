@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-_MAX_ROWS = 2048
-"""Of the widest row, 15 columns, these are still fewer than SQLite's 32 766 parameters."""
+_MAX_ROWS = 1536
+"""Of the widest row, 16 columns, these are still fewer than SQLite's 32 766 parameters."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar, TypeVarTuple
 from uuid import UUID
@@ -22,7 +23,7 @@ from orderflow_client.resilience import deadline
 from orderflow_client.resilience.deadline import Deadline
 from orderflow_server.orders.errors import DeadlineExpired, StoreUnavailable
 from orderflow_server.orders.order import Order, OrderChange, OrderQuery
-from orderflow_server.orders.ports import Backlog, OutboxEvent
+from orderflow_server.orders.ports import Backlog, Clock, OutboxEvent, ParkedOrder
 from orderflow_server.storage.commands import Command
 from orderflow_server.storage.dialect import PoisonedBatch, Written
 from orderflow_server.storage.migrations import upgrade_sqlite
@@ -69,6 +70,10 @@ _DATA_ERRORS = (
 """The command is to blame. Any other sqlite3.Error: the database, the disk or the moment is."""
 
 
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SqliteOptions:
     """How the file is used.
@@ -76,10 +81,13 @@ class SqliteOptions:
     Attributes:
         readers: How many reads may be under way at once.
         busy_timeout_s: How long to wait while another process writes.
+        now: The clock of leases, delays and ages. All processes that use the file share a machine,
+            and so its clock.
     """
 
     readers: int = 4
     busy_timeout_s: float = 5.0
+    now: Clock = _utc_now
 
     def __post_init__(self) -> None:
         if self.readers < 1:
@@ -116,11 +124,11 @@ class SqliteDialect:
     async def changes(self, order_id: UUID, after_version: int) -> Sequence[OrderChange]:
         return await self._in_reader(list_changes, order_id, after_version)
 
-    async def parked(self, limit: int) -> Sequence[Order]:
-        return await self._in_reader(list_parked, limit)
+    async def parked(self, limit: int, reason: str) -> Sequence[ParkedOrder]:
+        return await self._in_reader(list_parked, limit, reason, self._options.now)
 
     async def backlog(self, *, events: bool) -> Backlog:
-        return await self._in_reader(read_backlog, events)
+        return await self._in_reader(read_backlog, events, self._options.now)
 
     async def unpublished(self, limit: int) -> Sequence[OutboxEvent]:
         return await self._in_reader(list_unpublished, limit)
@@ -165,7 +173,7 @@ class SqliteDialect:
         try:
             if self._writer is None:
                 self._writer = self._connect()
-            return write_batch(self._writer, batch)
+            return write_batch(self._writer, batch, self._options.now)
         except _DATA_ERRORS as error:
             raise PoisonedBatch from error
         except sqlite3.Error as error:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 from orderflow_server.orders.order import Order, OrderChange, OrderQuery, OrderState
-from orderflow_server.orders.ports import Backlog, OutboxEvent, Waiting
+from orderflow_server.orders.ports import Backlog, Clock, OutboxEvent, ParkedOrder, Waiting
 from orderflow_server.storage.sqlite.rows import (
     CHANGE_JSON,
     EVENT_JSON,
+    MICROSECOND,
     ORDER_JSON,
     change_from,
     event_from,
-    from_micros,
+    lease_attempts_from,
     micros,
     order_from,
 )
@@ -34,7 +36,7 @@ FROM (SELECT * FROM events WHERE order_id = ? AND version > ? ORDER BY version)
 # read the index on states from end to end, which spares it to group.
 BACKLOG = """
 SELECT json_group_array(json_array(state, count, oldest)) FROM (
-    SELECT state, count(*) AS count, min(update_time) AS oldest
+    SELECT state, count(*) AS count, min(coalesce(awaiting_since, update_time)) AS oldest
     FROM orders INDEXED BY orders_by_lease WHERE lease_until IS NOT NULL GROUP BY state
 )
 """
@@ -43,8 +45,10 @@ SELECT json_group_array(json_array(state, count, oldest)) FROM (
 PARKED = "parked_time IS NOT NULL AND lease_until IS NULL AND state IN (?, ?)"
 AWAITING = tuple(state for state in OrderState if state.awaits_gateway)
 _PARKED_ORDERS = f"""
-SELECT json_group_array({ORDER_JSON})
-FROM (SELECT * FROM orders WHERE {PARKED} ORDER BY parked_time, id LIMIT ?) AS o
+SELECT json_group_array(json_array({ORDER_JSON}, o.parked_time, o.parked_reason)) FROM (
+    SELECT * FROM orders WHERE {PARKED} AND substr(parked_reason, 1, ?) = ?
+    ORDER BY parked_time, id LIMIT ?
+) AS o
 """  # noqa: S608 - see above
 _COUNT_PARKED = f"SELECT count(*) FROM orders WHERE {PARKED}"  # noqa: S608 - see above
 _COUNT_UNPUBLISHED = """
@@ -60,7 +64,9 @@ SELECT json_group_array({EVENT_JSON}) FROM (
 """  # noqa: S608 - see above
 
 
-def read_json(connection: sqlite3.Connection, sql: str, parameters: Sequence[Any]) -> Any:
+def read_json(
+    connection: sqlite3.Connection, sql: str, parameters: Sequence[Any] | Mapping[str, Any]
+) -> Any:
     """What the one text says that `sql` selects."""
     (text,) = connection.execute(sql, parameters).fetchone()
     return json.loads(text)
@@ -84,26 +90,37 @@ def list_changes(
     return [change_from(values) for values in found]
 
 
-def list_parked(connection: sqlite3.Connection, limit: int) -> list[Order]:
-    found = read_json(connection, _PARKED_ORDERS, (*AWAITING, limit))
-    return [order_from(values) for values in found]
+def list_parked(
+    connection: sqlite3.Connection, limit: int, reason: str, clock: Clock
+) -> list[ParkedOrder]:
+    found = read_json(connection, _PARKED_ORDERS, (*AWAITING, len(reason), reason, limit))
+    now = micros(clock())
+    return [
+        ParkedOrder(order_from(values), _age(since, now), why, lease_attempts_from(values))
+        for values, since, why in found
+    ]
 
 
-def read_backlog(connection: sqlite3.Connection, events: bool) -> Backlog:
+def _age(since: int, now: int) -> timedelta:
+    return max(now - since, 0) * MICROSECOND
+
+
+def read_backlog(connection: sqlite3.Connection, events: bool, clock: Clock) -> Backlog:
     found = read_json(connection, BACKLOG, ())
     (parked,) = connection.execute(_COUNT_PARKED, AWAITING).fetchone()
+    now = micros(clock())
     return Backlog(
         orders={
-            OrderState(state): Waiting(count, from_micros(oldest)) for state, count, oldest in found
+            OrderState(state): Waiting(count, _age(oldest, now)) for state, count, oldest in found
         },
-        events=_unpublished(connection) if events else Waiting(),
+        events=_unpublished(connection, now) if events else Waiting(),
         parked=parked,
     )
 
 
-def _unpublished(connection: sqlite3.Connection) -> Waiting:
+def _unpublished(connection: sqlite3.Connection, now: int) -> Waiting:
     count, oldest = read_json(connection, _COUNT_UNPUBLISHED, ())
-    return Waiting(count, None if oldest is None else from_micros(oldest))
+    return Waiting(count, None if oldest is None else _age(oldest, now))
 
 
 def list_unpublished(connection: sqlite3.Connection, limit: int) -> list[OutboxEvent]:

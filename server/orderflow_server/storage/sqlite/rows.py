@@ -18,7 +18,7 @@ from orderflow_server.orders.order import Order, OrderChange, OrderItem, OrderSt
 from orderflow_server.orders.ports import OutboxEvent
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
+MICROSECOND = timedelta(microseconds=1)
 
 ORDER_JSON = """
 json_array(
@@ -45,14 +45,14 @@ EVENT_JSON = (
 
 def micros(time: datetime) -> int:
     """Microseconds since 1970, exactly."""
-    return (time - _EPOCH) // _MICROSECOND
+    return (time - _EPOCH) // MICROSECOND
 
 
 def from_micros(value: int) -> datetime:
     return _EPOCH + timedelta(microseconds=value)
 
 
-def order_row(order: Order, order_id: str, lease_until: datetime) -> tuple[Any, ...]:
+def order_row(order: Order, order_id: str, now: int, lease: timedelta) -> tuple[Any, ...]:
     """The columns of `orders`, in the order of `writes.INSERT_ORDERS`."""
     return (
         order_id,
@@ -68,8 +68,9 @@ def order_row(order: Order, order_id: str, lease_until: datetime) -> tuple[Any, 
         order.decline_reason,
         micros(order.create_time),
         micros(order.update_time),
-        micros(lease_until),
+        now + lease // MICROSECOND,
         order.traceparent,
+        now,
     )
 
 

@@ -12,7 +12,7 @@ from uuid import UUID
 from orderflow_server.orders.errors import OrderNotFound, RequestIdReused, VersionConflict
 from orderflow_server.orders.ids import text_of
 from orderflow_server.orders.order import Order
-from orderflow_server.orders.ports import LeasedOrder
+from orderflow_server.orders.ports import LONGEST_LEASE, REPEATED_ATTEMPTS, Clock, LeasedOrder
 from orderflow_server.storage.commands import (
     Command,
     Defer,
@@ -29,6 +29,7 @@ from orderflow_server.storage.dialect import Written
 from orderflow_server.storage.sqlite.bulk import Bulk
 from orderflow_server.storage.sqlite.reads import AWAITING, PARKED, order_values, read_json
 from orderflow_server.storage.sqlite.rows import (
+    MICROSECOND,
     event_row,
     item_rows,
     lease_attempts_from,
@@ -38,6 +39,8 @@ from orderflow_server.storage.sqlite.rows import (
 )
 
 C = TypeVar("C", bound=Command[Any])
+
+_LONGEST = LONGEST_LEASE // MICROSECOND
 
 INSERT_ORDERS = Bulk.insert(
     "orders",
@@ -56,18 +59,20 @@ INSERT_ORDERS = Bulk.insert(
     "update_time",
     "lease_until",
     "traceparent",
+    "awaiting_since",
 )
 INSERT_ITEMS = Bulk.insert(
     "order_items", "order_id", "position", "sku", "quantity", "price_units", "price_nanos"
 )
 INSERT_EVENTS = Bulk.insert("events", "order_id", "version", "state", "decline_reason", "time")
 UPDATE_ORDERS = Bulk(
-    ("id", "state", "version", "decline_reason", "update_time", "lease_until"),
+    ("id", "state", "version", "decline_reason", "update_time", "lease_until", "now"),
     """
     UPDATE orders SET
         state = new.state, version = new.version, decline_reason = new.decline_reason,
         update_time = new.update_time, lease_until = nullif(new.lease_until, 0),
-        lease_attempts = 0, parked_time = NULL
+        awaiting_since = CASE WHEN new.lease_until <> 0 THEN new.now END,
+        lease_attempts = 0, parked_time = NULL, parked_reason = ''
     FROM new WHERE orders.id = new.id
     """,
 )
@@ -79,19 +84,21 @@ UPDATE_LEASES = Bulk(
     """,
 )
 PARK_ORDERS = Bulk(
-    ("id", "parked_time"),
+    ("id", "parked_time", "reason"),
     """
-    UPDATE orders SET parked_time = new.parked_time, lease_until = NULL
+    UPDATE orders
+    SET parked_time = new.parked_time, parked_reason = new.reason, lease_until = NULL
     FROM new WHERE orders.id = new.id AND orders.lease_until IS NOT NULL
     """,
 )
 _RELEASE = f"""
-UPDATE orders SET parked_time = NULL, lease_until = ?, lease_attempts = 0 WHERE id = ? AND {PARKED}
+UPDATE orders SET parked_time = NULL, parked_reason = '', lease_until = ?, lease_attempts = 0
+WHERE id = ? AND {PARKED}
 """  # noqa: S608 - a constant of this package
 _TAKE_LEASE = """
 INSERT INTO leases (name, holder, until) VALUES (?, ?, ?)
 ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until
-WHERE leases.holder = excluded.holder OR leases.until <= ?
+WHERE leases.holder = excluded.holder OR leases.until <= ? OR leases.until > ?
 """
 _GIVE_UP_LEASE = "DELETE FROM leases WHERE name = ? AND holder = ?"
 _MARK_PUBLISHED = """
@@ -105,34 +112,65 @@ _VERSIONS = """
 SELECT json_group_object(id, version) FROM orders
 WHERE id IN (SELECT value FROM json_each(?))
 """
-DUE = """
-SELECT json_group_array(id)
-FROM (SELECT id FROM orders WHERE lease_until <= ? ORDER BY lease_until, id LIMIT ?)
+_FRESH, _REPEATED = f"< {REPEATED_ATTEMPTS}", f">= {REPEATED_ATTEMPTS}"
+_WALK = """
+SELECT * FROM (
+    SELECT id, lease_until FROM orders INDEXED BY {index}
+    WHERE lease_until {ended} AND lease_attempts {attempts} ORDER BY lease_until, id LIMIT {limit}
+)
 """
+
+
+def _walks(index: str, attempts: str, limit: str) -> str:
+    """Due orders of one kind, those whose lease was written under a wrong clock last."""
+    walks = " UNION ALL ".join(
+        _WALK.format(index=index, ended=ended, attempts=attempts, limit=limit)
+        for ended in ("<= :now", "> :too_far")
+    )
+    return f"SELECT * FROM ({walks}) ORDER BY lease_until, id LIMIT {limit}"  # noqa: S608 - constants
+
+
+DUE = f"""
+SELECT json_group_array(id) FROM (
+    SELECT id FROM (
+        SELECT 0 AS repeated, * FROM ({_walks("orders_by_lease", _FRESH, ":limit")})
+        UNION ALL
+        SELECT 1, * FROM ({_walks("orders_repeated_by_lease", _REPEATED, ":repeated")})
+    ) ORDER BY repeated, lease_until, id LIMIT :limit
+)
+"""  # noqa: S608 - constants of this package
 _TAKE = """
 UPDATE orders SET lease_until = ?, lease_attempts = lease_attempts + 1
 WHERE id IN (SELECT value FROM json_each(?))
 """
 
 
-def write_batch(connection: sqlite3.Connection, batch: Sequence[Command[Any]]) -> Written:
+def write_batch(
+    connection: sqlite3.Connection, batch: Sequence[Command[Any]], clock: Clock
+) -> Written:
     """Writes places, then saves, then what concerns leases: set by set, in the batch's order.
 
     At last what concerns the outbox.
+
+    Args:
+        connection: Where.
+        batch: What.
+        clock: Asked once the transaction has begun, for the time to count leases from.
     """
     outcomes: list[object] = [None] * len(batch)
     changed: list[Order] = []
     with _transaction(connection):
-        _place(connection, _of(Place, batch), outcomes, changed)
-        _save(connection, _of(Save, batch), outcomes, changed)
-        _defer(connection, _of(Defer, batch))
-        _park(connection, _of(Park, batch))
+        now = micros(clock())
+        _place(connection, _of(Place, batch), now, outcomes, changed)
+        _save(connection, _of(Save, batch), now, outcomes, changed)
+        _defer(connection, _of(Defer, batch), now)
+        _park(connection, _of(Park, batch), now)
         for index, release in _of(Release, batch):
-            outcomes[index] = _release(connection, release)
+            outcomes[index] = _release(connection, release, now)
         for index, lease_due in _of(LeaseDue, batch):
-            outcomes[index] = _lease_due(connection, lease_due)
+            outcomes[index] = _lease_due(connection, lease_due, now)
         for index, take_lease in _of(TakeLease, batch):
-            outcomes[index] = _take_lease(connection, take_lease)
+            outcomes[index] = _take_lease(connection, take_lease, now)
         for _, give_up in _of(GiveUpLease, batch):
             connection.execute(_GIVE_UP_LEASE, (give_up.name, give_up.holder))
         _mark_published(connection, _of(MarkPublished, batch))
@@ -159,6 +197,7 @@ def _of(kind: type[C], batch: Sequence[Command[Any]]) -> list[tuple[int, C]]:
 def _place(
     connection: sqlite3.Connection,
     places: list[tuple[int, Place]],
+    now: int,
     outcomes: list[object],
     changed: list[Order],
 ) -> None:
@@ -176,7 +215,7 @@ def _place(
         if stored is None:
             stored = first[order.request_id] = order
             order_id = text_of(order.id)
-            orders.append(order_row(order, order_id, command.lease_until))
+            orders.append(order_row(order, order_id, now, command.lease))
             items += item_rows(order, order_id)
             events.append(event_row(order, order_id))
             changed.append(order)
@@ -201,6 +240,7 @@ def _placed_before(connection: sqlite3.Connection, places: list[tuple[int, Place
 def _save(
     connection: sqlite3.Connection,
     saves: list[tuple[int, Save]],
+    now: int,
     outcomes: list[object],
     changed: list[Order],
 ) -> None:
@@ -220,37 +260,46 @@ def _save(
         else:
             versions[order_id] = order.version
             event = event_row(order, order_id)
-            lease_until = 0 if command.lease_until is None else micros(command.lease_until)
-            _, version_, state, decline_reason, update_time = event
-            rows[order_id] = (order_id, state, version_, decline_reason, update_time, lease_until)
+            lease_until = 0 if command.lease is None else now + command.lease // MICROSECOND
+            _, version_, state, reason, update_time = event
+            rows[order_id] = (order_id, state, version_, reason, update_time, lease_until, now)
             events.append(event)
             changed.append(order)
     UPDATE_ORDERS.run(connection, list(rows.values()))
     INSERT_EVENTS.run(connection, events)
 
 
-def _defer(connection: sqlite3.Connection, defers: list[tuple[int, Defer]]) -> None:
+def _defer(connection: sqlite3.Connection, defers: list[tuple[int, Defer]], now: int) -> None:
     # Of several for one order the last counts.
-    rows = {str(command.order_id): micros(command.until) for _, command in defers}
+    rows = {str(command.order_id): now + command.delay // MICROSECOND for _, command in defers}
     UPDATE_LEASES.run(connection, list(rows.items()))
 
 
-def _park(connection: sqlite3.Connection, parks: list[tuple[int, Park]]) -> None:
+def _park(connection: sqlite3.Connection, parks: list[tuple[int, Park]], now: int) -> None:
     # The first has parked it, to the others it was parked already.
-    rows = {str(command.order_id): micros(command.now) for _, command in reversed(parks)}
-    PARK_ORDERS.run(connection, list(rows.items()))
+    reasons = {str(command.order_id): command.reason for _, command in reversed(parks)}
+    PARK_ORDERS.run(connection, [(order_id, now, reason) for order_id, reason in reasons.items()])
 
 
-def _release(connection: sqlite3.Connection, command: Release) -> bool:
-    parameters = (micros(command.now), str(command.order_id), *AWAITING)
+def _release(connection: sqlite3.Connection, command: Release, now: int) -> bool:
+    parameters = (now, str(command.order_id), *AWAITING)
     return connection.execute(_RELEASE, parameters).rowcount == 1
 
 
-def _lease_due(connection: sqlite3.Connection, command: LeaseDue) -> tuple[LeasedOrder, ...]:
-    ids: list[str] = read_json(connection, DUE, (micros(command.now), command.limit))
+def _lease_due(
+    connection: sqlite3.Connection, command: LeaseDue, now: int
+) -> tuple[LeasedOrder, ...]:
+    repeated = command.limit if command.repeated is None else command.repeated
+    parameters = {
+        "now": now,
+        "too_far": now + _LONGEST,
+        "limit": command.limit,
+        "repeated": repeated,
+    }
+    ids: list[str] = read_json(connection, DUE, parameters)
     if not ids:
         return ()
-    connection.execute(_TAKE, (micros(command.lease_until), json.dumps(ids)))
+    connection.execute(_TAKE, (now + command.lease // MICROSECOND, json.dumps(ids)))
     taken = order_values(connection, ids)
     return tuple(
         LeasedOrder(order_from(taken[order_id]), lease_attempts_from(taken[order_id]))
@@ -258,8 +307,9 @@ def _lease_due(connection: sqlite3.Connection, command: LeaseDue) -> tuple[Lease
     )
 
 
-def _take_lease(connection: sqlite3.Connection, command: TakeLease) -> bool:
-    parameters = (command.name, command.holder, micros(command.until), micros(command.now))
+def _take_lease(connection: sqlite3.Connection, command: TakeLease, now: int) -> bool:
+    until = now + command.lease // MICROSECOND
+    parameters = (command.name, command.holder, until, now, now + _LONGEST)
     return connection.execute(_TAKE_LEASE, parameters).rowcount == 1
 
 
