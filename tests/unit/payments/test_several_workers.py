@@ -122,8 +122,7 @@ class Scene:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._random = random.Random(plan.seed)
-        self.world = World()
-        self.world.clock = LoopClock()
+        self.world = World(clock=LoopClock())
         self.books = self.world.gateway
         self.gateway = SlowGateway(self.books, self._pause)
         self.longest_s = 0.0
