@@ -29,6 +29,16 @@ app = typer.Typer(
 )
 
 Rate = Annotated[float, typer.Option(min=0.0, max=1.0)]
+HangingToken = Annotated[
+    str, typer.Option(help="A Charge with this payment token never answers. Empty: none.")
+]
+LieRate = Annotated[
+    float, typer.Option(min=0.0, max=1.0, help="The share of answers that are wrong.")
+]
+RefuseCode = Annotated[
+    str,
+    typer.Option(help="Refuse every call with this status, such as UNIMPLEMENTED. Empty: none."),
+]
 DatabaseOption = Annotated[
     str | None, typer.Option(help="A SQLite file, or a URL: postgresql://...")
 ]
@@ -131,6 +141,9 @@ def gateway(
     decline_rate: Rate = 0.0,
     latency_ms: Annotated[float, typer.Option(help="The median, lognormal.", min=0)] = 0.0,
     latency_sigma: Annotated[float, typer.Option(help="0: always the median.", min=0)] = 0.0,
+    hanging_token: HangingToken = "",
+    lie_rate: LieRate = 0.0,
+    refuse_code: RefuseCode = "",
     log_format: Annotated[str, typer.Option(help="auto, json, console.")] = "auto",
 ) -> None:
     """Run the payment simulator until Ctrl-C or SIGTERM."""
@@ -142,6 +155,9 @@ def gateway(
         decline_rate=decline_rate,
         latency_median_s=latency_ms / 1000,
         latency_sigma=latency_sigma,
+        hanging_token=hanging_token,
+        lie_rate=lie_rate,
+        refuse_code=refuse_code,
     )
     its = _configuration({"log_format": log_format}).settings
     configure_logs(level=its.log_level, form=its.log_format)
@@ -161,6 +177,9 @@ def faults(
     decline_rate: Rate | None = None,
     latency_ms: Annotated[float | None, typer.Option(help="The median, lognormal.")] = None,
     latency_sigma: Annotated[float | None, typer.Option(help="0: always the median.")] = None,
+    hanging_token: HangingToken | None = None,
+    lie_rate: LieRate | None = None,
+    refuse_code: RefuseCode | None = None,
 ) -> None:
     """Show the faults of a running simulator; with options, change those and keep the others."""
     given = {
@@ -171,6 +190,9 @@ def faults(
         "decline_rate": decline_rate,
         "latency_median_s": None if latency_ms is None else latency_ms / 1000,
         "latency_sigma": latency_sigma,
+        "hanging_token": hanging_token,
+        "lie_rate": lie_rate,
+        "refuse_code": refuse_code,
     }
     changes = {name: value for name, value in given.items() if value is not None}
     typer.echo(json.dumps(asyncio.run(_change_faults(target, changes)), indent=2))

@@ -16,6 +16,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from google.type import money_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -32,7 +33,7 @@ from orderflow_client.resilience import deadline
 from orderflow_client.resilience.deadline import Deadline
 from orderflow_server.orders.money import Money
 from orderflow_server.payments.simulator.client import fetch_faults, fetch_ledger, set_faults
-from orderflow_server.payments.simulator.faults import Ending, FaultInjector, Faults
+from orderflow_server.payments.simulator.faults import Ending, Fate, FaultInjector, Faults, Lie
 from orderflow_server.payments.simulator.ledger import EntryKind
 from orderflow_server.payments.simulator.server import PaymentSimulator, run
 
@@ -244,6 +245,103 @@ async def test_a_lost_answer_leaves_one_charge_for_the_repetition_to_find(
     assert gateway.booked() == [EntryKind.CHARGE]
 
 
+async def test_only_charges_of_the_hanging_token_hang(gateway: Gateway) -> None:
+    gateway.simulator.injector.faults = Faults(hanging_token=SECRET)
+    other = charge_request("other")
+    other.payment_token = "tok_other"
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await gateway.charge(timeout=0.1)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert gateway.booked() == []
+    await gateway.stub.Charge(other, timeout=5)
+    with pytest.raises(grpc.aio.AioRpcError, match="there is no payment"):
+        await gateway.get()
+
+    gateway.simulator.injector.faults = Faults()
+    assert (await gateway.charge()).state == payment_gateway_pb2.PAYMENT_STATE_CHARGED
+    assert gateway.booked() == [EntryKind.CHARGE] * 2
+
+
+@pytest.mark.parametrize("code", ["UNIMPLEMENTED", "UNAUTHENTICATED"])
+async def test_every_call_is_refused_with_the_code_and_does_nothing(
+    gateway: Gateway, code: str
+) -> None:
+    gateway.simulator.injector.faults = Faults(refuse_code=code)
+    for ask in (gateway.charge, gateway.refund, gateway.void, gateway.get):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await ask()
+        assert caught.value.code() is grpc.StatusCode[code]
+        assert reason_of(caught.value) == "SIMULATED_REFUSAL"
+
+    gateway.simulator.injector.faults = Faults()
+    with pytest.raises(grpc.aio.AioRpcError, match="there is no payment"):
+        await gateway.get()
+
+
+class Liar(FaultInjector):
+    """Puts the same lie into every answer."""
+
+    def __init__(self, lie: Lie) -> None:
+        super().__init__(Random(1), Faults())
+        self._lie = lie
+
+    def draw(self, payment_token: str = "") -> Fate:
+        return Fate(ending=Ending.ANSWER, latency_s=0.0, declines=False, lie=self._lie)
+
+
+@pytest.fixture
+async def lying(request: pytest.FixtureRequest) -> AsyncIterator[Gateway]:
+    simulator = PaymentSimulator(grace_s=GRACE_S)
+    simulator.injector = Liar(request.param)
+    async with serving(simulator) as gateway:
+        yield gateway
+
+
+LIES = {
+    Lie.OTHER_KEY: ("other-k", 10, "EUR", payment_gateway_pb2.PAYMENT_STATE_CHARGED),
+    Lie.OTHER_AMOUNT: ("k", 1010, "EUR", payment_gateway_pb2.PAYMENT_STATE_CHARGED),
+    Lie.OTHER_CURRENCY: ("k", 10, "USD", payment_gateway_pb2.PAYMENT_STATE_CHARGED),
+    Lie.OTHER_STATE: ("k", 10, "EUR", payment_gateway_pb2.PAYMENT_STATE_REFUNDED),
+}
+
+
+@pytest.mark.parametrize(("lying", "answer"), LIES.items(), indirect=["lying"])
+async def test_a_lie_is_in_the_answer_and_the_ledger_has_the_truth(
+    lying: Gateway, answer: tuple[object, ...]
+) -> None:
+    for payment in (await lying.charge(), await lying.get(), await lying.void()):
+        amount = payment.amount
+        assert (
+            payment.idempotency_key,
+            amount.units,
+            amount.currency_code,
+            payment.state,
+        ) == answer
+    (entry,) = lying.simulator.ledger.entries()
+    assert (entry.key, entry.amount, entry.kind) == ("k", Money("EUR", 10), EntryKind.CHARGE)
+
+
+@pytest.mark.parametrize("lying", [Lie.OTHER_STATE], indirect=True)
+async def test_a_lie_about_a_refund_denies_it(lying: Gateway) -> None:
+    await lying.charge()
+    assert (await lying.refund()).state == payment_gateway_pb2.PAYMENT_STATE_CHARGED
+    assert lying.booked() == [EntryKind.CHARGE, EntryKind.REFUND]
+
+
+@pytest.mark.parametrize("lying", [Lie.UNPARSEABLE, Lie.INVALID_TEXT], indirect=True)
+async def test_an_answer_that_cannot_be_parsed_leaves_the_charge_made(lying: Gateway) -> None:
+    charge: Any = lying.channel.unary_unary(
+        "/orderflow.payments.v1.PaymentGateway/Charge",
+        request_serializer=payment_gateway_pb2.ChargeRequest.SerializeToString,
+    )
+    answer: bytes = await charge(charge_request("k"), timeout=5)
+
+    with pytest.raises(DecodeError):
+        payment_gateway_pb2.ChargeResponse.FromString(answer)
+    assert lying.booked() == [EntryKind.CHARGE]
+
+
 async def test_a_decline_is_decided_once(gateway: Gateway) -> None:
     gateway.simulator.injector.faults = Faults(decline_rate=1)
     declined = await gateway.charge()
@@ -311,6 +409,9 @@ async def test_faults_are_changed_while_it_runs(gateway: Gateway) -> None:
         decline_rate=0.4,
         latency_median_s=0.25,
         latency_sigma=0.5,
+        hanging_token="tok_hangs",
+        lie_rate=0.6,
+        refuse_code="UNIMPLEMENTED",
     )
     target = gateway.simulator.target
 

@@ -5,9 +5,17 @@ from __future__ import annotations
 from random import Random
 from statistics import median
 
+import grpc
 import pytest
 
-from orderflow_server.payments.simulator.faults import Ending, Fate, FaultInjector, Faults
+from orderflow_server.payments.simulator.faults import (
+    REFUSE_CODES,
+    Ending,
+    Fate,
+    FaultInjector,
+    Faults,
+    Lie,
+)
 
 MIXED = Faults(
     error_rate=0.2,
@@ -70,7 +78,8 @@ def test_without_sigma_the_latency_is_always_the_median() -> None:
 @pytest.mark.parametrize(
     ("faults", "ending"),
     [
-        (Faults(outage=True, error_rate=1, timeout_rate=1, lost_answer_rate=1), Ending.OUTAGE),
+        (Faults(outage=True, refuse_code="UNKNOWN", error_rate=1), Ending.OUTAGE),
+        (Faults(refuse_code="UNIMPLEMENTED", error_rate=1, timeout_rate=1), Ending.REFUSED),
         (Faults(error_rate=1, timeout_rate=1, lost_answer_rate=1), Ending.ERROR),
         (Faults(timeout_rate=1, lost_answer_rate=1), Ending.TIMEOUT),
         (Faults(lost_answer_rate=1), Ending.LOST_ANSWER),
@@ -91,8 +100,38 @@ def test_a_rate_of_one_means_always_and_the_first_fault_wins(
         ("decline_rate", 2),
         ("latency_median_s", 60.1),
         ("latency_sigma", 3.1),
+        ("lie_rate", 1.1),
+        ("refuse_code", "OK"),
+        ("refuse_code", "NO_SUCH_CODE"),
     ],
 )
-def test_a_value_out_of_its_range_is_refused(name: str, value: float) -> None:
+def test_a_value_out_of_its_range_is_refused(name: str, value: float | str) -> None:
     with pytest.raises(ValueError, match=name):
         Faults(**{name: value})  # type: ignore[arg-type]  # one field by its name
+
+
+def test_only_a_charge_with_the_hanging_token_never_answers() -> None:
+    injector = FaultInjector(Random(1), Faults(hanging_token="tok_hangs"))
+
+    assert injector.draw("tok_hangs").ending is Ending.TIMEOUT
+    assert injector.draw("tok_other").ending is Ending.ANSWER
+    assert injector.draw().ending is Ending.ANSWER
+    injector.faults = Faults()
+    assert injector.draw("tok_hangs").ending is Ending.ANSWER
+
+
+def test_answers_lie_as_often_as_asked_and_in_every_way_equally_often() -> None:
+    drawn = [fate.lie for fate in fates(7, Faults(lie_rate=0.3), calls=20_000)]
+
+    for lie in Lie:
+        assert drawn.count(lie) / len(drawn) == pytest.approx(0.3 / len(Lie), abs=0.01)
+
+
+def test_a_refused_call_is_given_the_code() -> None:
+    assert {fate.refuse_code for fate in fates(7, Faults(refuse_code="UNKNOWN"))} == {"UNKNOWN"}
+    outage = Faults(outage=True, refuse_code="UNKNOWN")
+    assert {fate.refuse_code for fate in fates(7, outage)} == {""}
+
+
+def test_every_status_but_ok_can_be_the_code_of_a_refusal() -> None:
+    assert {code.name for code in grpc.StatusCode} == REFUSE_CODES | {"OK"}

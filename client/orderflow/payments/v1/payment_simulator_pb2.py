@@ -25,11 +25,12 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from google.rpc import code_pb2 as google_dot_rpc_dot_code__pb2
 from google.type import money_pb2 as google_dot_type_dot_money__pb2
 from orderflow.resilience.v1 import policy_pb2 as orderflow_dot_resilience_dot_v1_dot_policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-orderflow/payments/v1/payment_simulator.proto\x12\x15orderflow.payments.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/type/money.proto\x1a$orderflow/resilience/v1/policy.proto\"\xc7\x02\n\x06\x46\x61ults\x12\x0e\n\x06outage\x18\x01 \x01(\x08\x12+\n\nerror_rate\x18\x02 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00\x12-\n\x0ctimeout_rate\x18\x03 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00\x12\x31\n\x10lost_answer_rate\x18\x04 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00\x12-\n\x0c\x64\x65\x63line_rate\x18\x05 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00\x12?\n\x0elatency_median\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0c\xbaH\t\xaa\x01\x06\"\x02\x08<2\x00\x12.\n\rlatency_sigma\x18\x07 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\x08@)\x00\x00\x00\x00\x00\x00\x00\x00\"\x12\n\x10GetFaultsRequest\"B\n\x11GetFaultsResponse\x12-\n\x06\x66\x61ults\x18\x01 \x01(\x0b\x32\x1d.orderflow.payments.v1.Faults\"A\n\x10SetFaultsRequest\x12-\n\x06\x66\x61ults\x18\x01 \x01(\x0b\x32\x1d.orderflow.payments.v1.Faults\"B\n\x11SetFaultsResponse\x12-\n\x06\x66\x61ults\x18\x01 \x01(\x0b\x32\x1d.orderflow.payments.v1.Faults\"\x1a\n\x18ListLedgerEntriesRequest\"N\n\x19ListLedgerEntriesResponse\x12\x31\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\".orderflow.payments.v1.LedgerEntry\"\xbd\x01\n\x0bLedgerEntry\x12\x34\n\x04kind\x18\x01 \x01(\x0e\x32&.orderflow.payments.v1.LedgerEntryKind\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\x12\x11\n\treference\x18\x03 \x01(\t\x12\"\n\x06\x61mount\x18\x04 \x01(\x0b\x32\x12.google.type.Money\x12(\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*p\n\x0fLedgerEntryKind\x12!\n\x1dLEDGER_ENTRY_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18LEDGER_ENTRY_KIND_CHARGE\x10\x01\x12\x1c\n\x18LEDGER_ENTRY_KIND_REFUND\x10\x02\x32\xfb\x02\n\x17PaymentSimulatorService\x12k\n\tGetFaults\x12\'.orderflow.payments.v1.GetFaultsRequest\x1a(.orderflow.payments.v1.GetFaultsResponse\"\x0b\x90\x02\x01\xa2\x9f\x19\x04\n\x02\x08\n\x12k\n\tSetFaults\x12\'.orderflow.payments.v1.SetFaultsRequest\x1a(.orderflow.payments.v1.SetFaultsResponse\"\x0b\x90\x02\x02\xa2\x9f\x19\x04\n\x02\x08\n\x12\x85\x01\n\x11ListLedgerEntries\x12/.orderflow.payments.v1.ListLedgerEntriesRequest\x1a\x30.orderflow.payments.v1.ListLedgerEntriesResponse\"\x0b\x90\x02\x01\xa2\x9f\x19\x04\n\x02\x08<0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-orderflow/payments/v1/payment_simulator.proto\x12\x15orderflow.payments.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15google/rpc/code.proto\x1a\x17google/type/money.proto\x1a$orderflow/resilience/v1/policy.proto\"\xc4\x03\n\x06\x46\x61ults\x12\x0e\n\x06outage\x18\x01 \x01(\x08\x12+\n\nerror_rate\x18\x02 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00\x12-\n\x0ctimeout_rate\x18\x03 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00\x12\x31\n\x10lost_answer_rate\x18\x04 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00\x12-\n\x0c\x64\x65\x63line_rate\x18\x05 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00\x12?\n\x0elatency_median\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0c\xbaH\t\xaa\x01\x06\"\x02\x08<2\x00\x12.\n\rlatency_sigma\x18\x07 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\x08@)\x00\x00\x00\x00\x00\x00\x00\x00\x12\x1f\n\rhanging_token\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\xff\x01\x12)\n\x08lie_rate\x18\t \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00\x12/\n\x0brefuse_code\x18\n \x01(\x0e\x32\x10.google.rpc.CodeB\x08\xbaH\x05\x82\x01\x02\x10\x01\"\x12\n\x10GetFaultsRequest\"B\n\x11GetFaultsResponse\x12-\n\x06\x66\x61ults\x18\x01 \x01(\x0b\x32\x1d.orderflow.payments.v1.Faults\"A\n\x10SetFaultsRequest\x12-\n\x06\x66\x61ults\x18\x01 \x01(\x0b\x32\x1d.orderflow.payments.v1.Faults\"B\n\x11SetFaultsResponse\x12-\n\x06\x66\x61ults\x18\x01 \x01(\x0b\x32\x1d.orderflow.payments.v1.Faults\"\x1a\n\x18ListLedgerEntriesRequest\"N\n\x19ListLedgerEntriesResponse\x12\x31\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\".orderflow.payments.v1.LedgerEntry\"\xbd\x01\n\x0bLedgerEntry\x12\x34\n\x04kind\x18\x01 \x01(\x0e\x32&.orderflow.payments.v1.LedgerEntryKind\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\x12\x11\n\treference\x18\x03 \x01(\t\x12\"\n\x06\x61mount\x18\x04 \x01(\x0b\x32\x12.google.type.Money\x12(\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*p\n\x0fLedgerEntryKind\x12!\n\x1dLEDGER_ENTRY_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18LEDGER_ENTRY_KIND_CHARGE\x10\x01\x12\x1c\n\x18LEDGER_ENTRY_KIND_REFUND\x10\x02\x32\xfb\x02\n\x17PaymentSimulatorService\x12k\n\tGetFaults\x12\'.orderflow.payments.v1.GetFaultsRequest\x1a(.orderflow.payments.v1.GetFaultsResponse\"\x0b\x90\x02\x01\xa2\x9f\x19\x04\n\x02\x08\n\x12k\n\tSetFaults\x12\'.orderflow.payments.v1.SetFaultsRequest\x1a(.orderflow.payments.v1.SetFaultsResponse\"\x0b\x90\x02\x02\xa2\x9f\x19\x04\n\x02\x08\n\x12\x85\x01\n\x11ListLedgerEntries\x12/.orderflow.payments.v1.ListLedgerEntriesRequest\x1a\x30.orderflow.payments.v1.ListLedgerEntriesResponse\"\x0b\x90\x02\x01\xa2\x9f\x19\x04\n\x02\x08<0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,30 +49,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FAULTS'].fields_by_name['latency_median']._serialized_options = b'\272H\t\252\001\006\"\002\010<2\000'
   _globals['_FAULTS'].fields_by_name['latency_sigma']._loaded_options = None
   _globals['_FAULTS'].fields_by_name['latency_sigma']._serialized_options = b'\272H\024\022\022\031\000\000\000\000\000\000\010@)\000\000\000\000\000\000\000\000'
+  _globals['_FAULTS'].fields_by_name['hanging_token']._loaded_options = None
+  _globals['_FAULTS'].fields_by_name['hanging_token']._serialized_options = b'\272H\005r\003\030\377\001'
+  _globals['_FAULTS'].fields_by_name['lie_rate']._loaded_options = None
+  _globals['_FAULTS'].fields_by_name['lie_rate']._serialized_options = b'\272H\024\022\022\031\000\000\000\000\000\000\360?)\000\000\000\000\000\000\000\000'
+  _globals['_FAULTS'].fields_by_name['refuse_code']._loaded_options = None
+  _globals['_FAULTS'].fields_by_name['refuse_code']._serialized_options = b'\272H\005\202\001\002\020\001'
   _globals['_PAYMENTSIMULATORSERVICE'].methods_by_name['GetFaults']._loaded_options = None
   _globals['_PAYMENTSIMULATORSERVICE'].methods_by_name['GetFaults']._serialized_options = b'\220\002\001\242\237\031\004\n\002\010\n'
   _globals['_PAYMENTSIMULATORSERVICE'].methods_by_name['SetFaults']._loaded_options = None
   _globals['_PAYMENTSIMULATORSERVICE'].methods_by_name['SetFaults']._serialized_options = b'\220\002\002\242\237\031\004\n\002\010\n'
   _globals['_PAYMENTSIMULATORSERVICE'].methods_by_name['ListLedgerEntries']._loaded_options = None
   _globals['_PAYMENTSIMULATORSERVICE'].methods_by_name['ListLedgerEntries']._serialized_options = b'\220\002\001\242\237\031\004\n\002\010<'
-  _globals['_LEDGERENTRYKIND']._serialized_start=1082
-  _globals['_LEDGERENTRYKIND']._serialized_end=1194
-  _globals['_FAULTS']._serialized_start=230
-  _globals['_FAULTS']._serialized_end=557
-  _globals['_GETFAULTSREQUEST']._serialized_start=559
-  _globals['_GETFAULTSREQUEST']._serialized_end=577
-  _globals['_GETFAULTSRESPONSE']._serialized_start=579
-  _globals['_GETFAULTSRESPONSE']._serialized_end=645
-  _globals['_SETFAULTSREQUEST']._serialized_start=647
-  _globals['_SETFAULTSREQUEST']._serialized_end=712
-  _globals['_SETFAULTSRESPONSE']._serialized_start=714
-  _globals['_SETFAULTSRESPONSE']._serialized_end=780
-  _globals['_LISTLEDGERENTRIESREQUEST']._serialized_start=782
-  _globals['_LISTLEDGERENTRIESREQUEST']._serialized_end=808
-  _globals['_LISTLEDGERENTRIESRESPONSE']._serialized_start=810
-  _globals['_LISTLEDGERENTRIESRESPONSE']._serialized_end=888
-  _globals['_LEDGERENTRY']._serialized_start=891
-  _globals['_LEDGERENTRY']._serialized_end=1080
-  _globals['_PAYMENTSIMULATORSERVICE']._serialized_start=1197
-  _globals['_PAYMENTSIMULATORSERVICE']._serialized_end=1576
+  _globals['_LEDGERENTRYKIND']._serialized_start=1230
+  _globals['_LEDGERENTRYKIND']._serialized_end=1342
+  _globals['_FAULTS']._serialized_start=253
+  _globals['_FAULTS']._serialized_end=705
+  _globals['_GETFAULTSREQUEST']._serialized_start=707
+  _globals['_GETFAULTSREQUEST']._serialized_end=725
+  _globals['_GETFAULTSRESPONSE']._serialized_start=727
+  _globals['_GETFAULTSRESPONSE']._serialized_end=793
+  _globals['_SETFAULTSREQUEST']._serialized_start=795
+  _globals['_SETFAULTSREQUEST']._serialized_end=860
+  _globals['_SETFAULTSRESPONSE']._serialized_start=862
+  _globals['_SETFAULTSRESPONSE']._serialized_end=928
+  _globals['_LISTLEDGERENTRIESREQUEST']._serialized_start=930
+  _globals['_LISTLEDGERENTRIESREQUEST']._serialized_end=956
+  _globals['_LISTLEDGERENTRIESRESPONSE']._serialized_start=958
+  _globals['_LISTLEDGERENTRIESRESPONSE']._serialized_end=1036
+  _globals['_LEDGERENTRY']._serialized_start=1039
+  _globals['_LEDGERENTRY']._serialized_end=1228
+  _globals['_PAYMENTSIMULATORSERVICE']._serialized_start=1345
+  _globals['_PAYMENTSIMULATORSERVICE']._serialized_end=1724
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from google.protobuf import duration_pb2 as duration_pb2
 from google.protobuf import message as message
 from google.protobuf import timestamp_pb2 as timestamp_pb2
 from google.protobuf.internal import enum_type_wrapper as enum_type_wrapper
+from google.rpc import code_pb2 as code_pb2
 from google.type import money_pb2 as money_pb2
 import builtins as builtins
 import sys
@@ -47,8 +48,9 @@ LEDGER_ENTRY_KIND_REFUND: LedgerEntryKind.ValueType  # 2
 class Faults(message.Message):
     """What goes wrong, and how often. Empty: nothing does.
 
-    The rates are probabilities from 0 to 1 and are drawn once per call in this order:
-    outage, error, timeout, then (after the money has moved) lost answer.
+    The rates are probabilities from 0 to 1 and are drawn once per call. The first of
+    these faults that applies to a call wins: outage, refuse_code, hanging_token, error,
+    timeout, then (after the money has moved) lost answer, lie.
     """
 
     DESCRIPTOR: descriptor.Descriptor
@@ -60,6 +62,9 @@ class Faults(message.Message):
     DECLINE_RATE_FIELD_NUMBER: builtins.int
     LATENCY_MEDIAN_FIELD_NUMBER: builtins.int
     LATENCY_SIGMA_FIELD_NUMBER: builtins.int
+    HANGING_TOKEN_FIELD_NUMBER: builtins.int
+    LIE_RATE_FIELD_NUMBER: builtins.int
+    REFUSE_CODE_FIELD_NUMBER: builtins.int
     outage: builtins.bool
     """Every call fails at once with UNAVAILABLE."""
     error_rate: builtins.float
@@ -74,6 +79,16 @@ class Faults(message.Message):
     """The standard deviation of the logarithm of the latency; 0: always the median.
     At 0.5 the 99th percentile is 3.2 times the median.
     """
+    hanging_token: builtins.str
+    """A Charge with this payment_token never answers and moves no money. All other
+    calls are not affected. Empty: no token.
+    """
+    lie_rate: builtins.float
+    """How many of the answers are wrong while the ledger has the truth: another
+    idempotency_key, amount, currency or state, or bytes that cannot be parsed.
+    """
+    refuse_code: code_pb2.Code.ValueType
+    """Every call is refused with this status and does nothing. OK: none is."""
     @builtins.property
     def latency_median(self) -> duration_pb2.Duration:
         """How long an answer takes: lognormal with this median. Empty: no time."""
@@ -88,10 +103,13 @@ class Faults(message.Message):
         decline_rate: builtins.float = ...,
         latency_median: duration_pb2.Duration | None = ...,
         latency_sigma: builtins.float = ...,
+        hanging_token: builtins.str = ...,
+        lie_rate: builtins.float = ...,
+        refuse_code: code_pb2.Code.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["latency_median", b"latency_median"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["decline_rate", b"decline_rate", "error_rate", b"error_rate", "latency_median", b"latency_median", "latency_sigma", b"latency_sigma", "lost_answer_rate", b"lost_answer_rate", "outage", b"outage", "timeout_rate", b"timeout_rate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["decline_rate", b"decline_rate", "error_rate", b"error_rate", "hanging_token", b"hanging_token", "latency_median", b"latency_median", "latency_sigma", b"latency_sigma", "lie_rate", b"lie_rate", "lost_answer_rate", b"lost_answer_rate", "outage", b"outage", "refuse_code", b"refuse_code", "timeout_rate", b"timeout_rate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

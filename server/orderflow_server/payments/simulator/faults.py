@@ -11,6 +11,27 @@ from orderflow_server.orders.value import Value
 
 MAX_LATENCY_MEDIAN_S = 60.0
 MAX_LATENCY_SIGMA = 3.0
+REFUSE_CODES = frozenset(
+    {
+        "ABORTED",
+        "ALREADY_EXISTS",
+        "CANCELLED",
+        "DATA_LOSS",
+        "DEADLINE_EXCEEDED",
+        "FAILED_PRECONDITION",
+        "INTERNAL",
+        "INVALID_ARGUMENT",
+        "NOT_FOUND",
+        "OUT_OF_RANGE",
+        "PERMISSION_DENIED",
+        "RESOURCE_EXHAUSTED",
+        "UNAUTHENTICATED",
+        "UNAVAILABLE",
+        "UNIMPLEMENTED",
+        "UNKNOWN",
+    }
+)
+"""The names of gRPC's status codes, without OK. Not from grpc, which is slow to import."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +47,11 @@ class Faults:
         latency_median_s: How long an answer takes: lognormal with this median, 0 to 60 s.
         latency_sigma: The standard deviation of the latency's logarithm, 0 to 3; 0: always the
             median. At 0.5 the 99th percentile is 3.2 times the median.
+        hanging_token: A Charge with this payment token never answers and moves no money; all other
+            calls are not affected. Empty: no token.
+        lie_rate: How many of the answers are wrong, see `Lie`, while the ledger has the truth.
+        refuse_code: Every call is refused with this status, the name of a gRPC status code other
+            than OK, and does nothing. Empty: none is.
 
     Raises:
         ValueError: When one is out of its range.
@@ -38,6 +64,9 @@ class Faults:
     decline_rate: float = 0.0
     latency_median_s: float = 0.0
     latency_sigma: float = 0.0
+    hanging_token: str = ""
+    lie_rate: float = 0.0
+    refuse_code: str = ""
 
     def __post_init__(self) -> None:
         for name, most in (
@@ -47,9 +76,12 @@ class Faults:
             ("decline_rate", 1.0),
             ("latency_median_s", MAX_LATENCY_MEDIAN_S),
             ("latency_sigma", MAX_LATENCY_SIGMA),
+            ("lie_rate", 1.0),
         ):
             if not 0.0 <= getattr(self, name) <= most:
                 raise ValueError(f"{name} must be between 0 and {most:g}")
+        if self.refuse_code and self.refuse_code not in REFUSE_CODES:
+            raise ValueError(f"refuse_code must be one of {', '.join(sorted(REFUSE_CODES))}")
 
 
 class Ending(enum.Enum):
@@ -57,9 +89,24 @@ class Ending(enum.Enum):
 
     ANSWER = "ANSWER"
     OUTAGE = "OUTAGE"
+    REFUSED = "REFUSED"
     ERROR = "ERROR"
     TIMEOUT = "TIMEOUT"
     LOST_ANSWER = "LOST_ANSWER"
+
+
+class Lie(enum.Enum):
+    """Which part of an answer is wrong."""
+
+    OTHER_KEY = "OTHER_KEY"
+    OTHER_AMOUNT = "OTHER_AMOUNT"
+    OTHER_CURRENCY = "OTHER_CURRENCY"
+    OTHER_STATE = "OTHER_STATE"
+    UNPARSEABLE = "UNPARSEABLE"
+    INVALID_TEXT = "INVALID_TEXT"
+
+
+_LIES = tuple(Lie)
 
 
 class Fate(Value, frozen=True, gc=False, kw_only=True):
@@ -68,11 +115,15 @@ class Fate(Value, frozen=True, gc=False, kw_only=True):
     Attributes:
         latency_s: How long to wait before anything is done.
         declines: A new payment is declined.
+        lie: What is wrong with the answer. None: nothing.
+        refuse_code: The name of the status when the ending is REFUSED, else empty.
     """
 
     ending: Ending
     latency_s: float
     declines: bool
+    lie: Lie | None = None
+    refuse_code: str = ""
 
 
 class FaultInjector:
@@ -89,7 +140,12 @@ class FaultInjector:
         self._random = random
         self.faults = faults
 
-    def draw(self) -> Fate:
+    def draw(self, payment_token: str = "") -> Fate:
+        """Return the fate of the call that begins now.
+
+        Args:
+            payment_token: Of a Charge. Empty: the call is another.
+        """
         faults = self.faults
         draw = self._random.random
         # In the order that the contract gives. A draw is below a rate of 1 always, of 0 never.
@@ -100,8 +156,14 @@ class FaultInjector:
             faults.latency_sigma * self._random.gauss(0.0, 1.0)
         )
         declines = draw() < faults.decline_rate
+        lies = draw() < faults.lie_rate
+        lie = _LIES[int(draw() * len(_LIES))]
         if faults.outage:
             ending = Ending.OUTAGE
+        elif faults.refuse_code:
+            ending = Ending.REFUSED
+        elif payment_token and payment_token == faults.hanging_token:
+            ending = Ending.TIMEOUT
         elif error:
             ending = Ending.ERROR
         elif timeout:
@@ -110,4 +172,10 @@ class FaultInjector:
             ending = Ending.LOST_ANSWER
         else:
             ending = Ending.ANSWER
-        return Fate(ending=ending, latency_s=latency_s, declines=declines)
+        return Fate(
+            ending=ending,
+            latency_s=latency_s,
+            declines=declines,
+            lie=lie if lies else None,
+            refuse_code=faults.refuse_code if ending is Ending.REFUSED else "",
+        )

@@ -26,6 +26,7 @@ from orderflow_server.acceptors import Acceptors
 from orderflow_server.orders.ports import Clock
 from orderflow_server.payments.simulator.faults import FaultInjector, Faults
 from orderflow_server.payments.simulator.ledger import Ledger
+from orderflow_server.payments.simulator.lies import BytesAllowed
 from orderflow_server.payments.simulator.servicer import (
     PaymentGatewayServicer,
     PaymentSimulatorServicer,
@@ -102,9 +103,9 @@ class PaymentSimulator:
         """
         server = grpc.aio.server(options=SERVER_OPTIONS)
         acceptors = Acceptors(server)
-        acceptors.add(
-            payment_gateway_pb2_grpc.add_PaymentGatewayServicer_to_server,
+        payment_gateway_pb2_grpc.add_PaymentGatewayServicer_to_server(
             PaymentGatewayServicer(self.ledger, self.injector, self._sleep),
+            BytesAllowed(acceptors),  # type: ignore[arg-type]  # has what generated code calls
         )
         payment_simulator_pb2_grpc.add_PaymentSimulatorServiceServicer_to_server(
             PaymentSimulatorServicer(self.ledger, self.injector), server

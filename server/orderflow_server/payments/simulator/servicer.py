@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Never, TypeVar
 
+import grpc
 from google.protobuf.message import Message
 from grpc.aio import ServicerContext
 
@@ -18,6 +19,7 @@ from orderflow.payments.v1 import (
 from orderflow_server.orders.money import MoneyError
 from orderflow_server.payments.simulator.faults import Ending, Fate, FaultInjector
 from orderflow_server.payments.simulator.ledger import Ledger, LedgerError, LedgerPayment
+from orderflow_server.payments.simulator.lies import told
 from orderflow_server.payments.simulator.refusals import Refusal, check, refuse
 from orderflow_server.payments.simulator.wire import (
     entry_to_proto,
@@ -65,7 +67,8 @@ class PaymentGatewayServicer(payment_gateway_pb2_grpc.PaymentGatewayServicer):
                 decline_reason=DECLINE_REASON if fate.declines else "",
             )
 
-        return await self._answer(request, context, book, payment_gateway_pb2.ChargeResponse)
+        fate = self._injector.draw(request.payment_token)
+        return await self._answer(fate, request, context, book, payment_gateway_pb2.ChargeResponse)
 
     async def Refund(
         self, request: payment_gateway_pb2.RefundRequest, context: Context
@@ -73,7 +76,8 @@ class PaymentGatewayServicer(payment_gateway_pb2_grpc.PaymentGatewayServicer):
         def book(_fate: Fate) -> LedgerPayment:
             return self._ledger.refund(request.idempotency_key)
 
-        return await self._answer(request, context, book, payment_gateway_pb2.RefundResponse)
+        fate = self._injector.draw()
+        return await self._answer(fate, request, context, book, payment_gateway_pb2.RefundResponse)
 
     async def Void(
         self, request: payment_gateway_pb2.VoidRequest, context: Context
@@ -81,7 +85,8 @@ class PaymentGatewayServicer(payment_gateway_pb2_grpc.PaymentGatewayServicer):
         def book(_fate: Fate) -> LedgerPayment:
             return self._ledger.void(request.idempotency_key, reference=request.reference)
 
-        return await self._answer(request, context, book, payment_gateway_pb2.VoidResponse)
+        fate = self._injector.draw()
+        return await self._answer(fate, request, context, book, payment_gateway_pb2.VoidResponse)
 
     async def GetPayment(
         self, request: payment_gateway_pb2.GetPaymentRequest, context: Context
@@ -89,22 +94,27 @@ class PaymentGatewayServicer(payment_gateway_pb2_grpc.PaymentGatewayServicer):
         def book(_fate: Fate) -> LedgerPayment:
             return self._ledger.get(request.idempotency_key)
 
-        return await self._answer(request, context, book, payment_gateway_pb2.GetPaymentResponse)
+        fate = self._injector.draw()
+        return await self._answer(
+            fate, request, context, book, payment_gateway_pb2.GetPaymentResponse
+        )
 
     async def _answer(
         self,
+        fate: Fate,
         request: Message,
         context: Context,
         book: Callable[[Fate], LedgerPayment],
         response: type[_Response],
     ) -> _Response:
-        fate = self._injector.draw()
         try:
             payment = await self._undergo(fate, request, book)
         except Refusal as refusal:
             await refuse(context, refusal)
         answer = response()
         write_payment(answer.payment, payment)
+        if fate.lie is not None:
+            return told(answer, fate.lie)  # type: ignore[return-value]  # bytes: see BytesAllowed
         return answer
 
     async def _undergo(
@@ -112,6 +122,9 @@ class PaymentGatewayServicer(payment_gateway_pb2_grpc.PaymentGatewayServicer):
     ) -> LedgerPayment:
         if fate.ending is Ending.OUTAGE:
             raise Refusal.simulated("SIMULATED_OUTAGE", "the gateway is out of order")
+        if fate.ending is Ending.REFUSED:
+            code = grpc.StatusCode[fate.refuse_code]
+            raise Refusal(code, "SIMULATED_REFUSAL", "the gateway refuses every call")
         if fate.ending is Ending.TIMEOUT:
             await _never()
         if fate.latency_s:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC
 
 from google.protobuf import duration_pb2
+from google.rpc import code_pb2
 
 from orderflow.payments.v1 import payment_gateway_pb2, payment_simulator_pb2
 from orderflow_server.messages import write_money, write_time
@@ -63,6 +64,9 @@ def faults_to_proto(faults: Faults) -> payment_simulator_pb2.Faults:
         decline_rate=faults.decline_rate,
         latency_median=latency_median,
         latency_sigma=faults.latency_sigma,
+        hanging_token=faults.hanging_token,
+        lie_rate=faults.lie_rate,
+        refuse_code=code_pb2.Code.Value(faults.refuse_code or "OK"),
     )
 
 
@@ -77,4 +81,7 @@ def faults_from_proto(faults: payment_simulator_pb2.Faults) -> Faults:
         decline_rate=faults.decline_rate,
         latency_median_s=latency_median.seconds + latency_median.nanos / 1e9,
         latency_sigma=faults.latency_sigma,
+        hanging_token=faults.hanging_token,
+        lie_rate=faults.lie_rate,
+        refuse_code=code_pb2.Code.Name(faults.refuse_code) if faults.refuse_code else "",
     )
