@@ -36,10 +36,18 @@ class Gateway(rpc.PaymentGatewayServicer):
             request.idempotency_key, pb.ChargeResponse(payment=payment)
         )
 
+    async def GetPayment(  # noqa: N802  the contract's
+        self, request: pb.GetPaymentRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.GetPaymentResponse:
+        charged = self._payments.get(request.idempotency_key)
+        if charged is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no payment under this key")
+        return pb.GetPaymentResponse(payment=charged.payment)
+
     async def _no(self, request: Any, context: Any) -> Never:
         raise NotImplementedError
 
-    Refund = Void = GetPayment = _no
+    Refund = Void = _no
 
 
 async def serve() -> None:

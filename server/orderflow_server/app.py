@@ -29,10 +29,19 @@ from orderflow_server.orders.cancelling import CancelOrder
 from orderflow_server.orders.order import OrderQuery
 from orderflow_server.orders.placing import PlaceOrder
 from orderflow_server.orders.ports import OrderStore, Outbox, PaymentGateway
+from orderflow_server.payments.gateway import BREAKER as GATEWAY_BREAKER
 from orderflow_server.payments.gateway import CONTRACT as GATEWAY_CONTRACT
 from orderflow_server.payments.gateway import GrpcPaymentGateway
 from orderflow_server.payments.pause import GatewayPause
-from orderflow_server.payments.settlement import Settlement
+from orderflow_server.payments.ramp import RecoveryRamp
+from orderflow_server.payments.refusals import RefusalWatch
+from orderflow_server.payments.settlement import (
+    OrderSettled,
+    Settlement,
+    SettlementDeferred,
+    SettlementEvent,
+    SettlementListener,
+)
 from orderflow_server.payments.worker import PaymentWorker, WorkerOptions
 from orderflow_server.rpc.health import HealthService
 from orderflow_server.rpc.order_event import encode_order_event
@@ -104,7 +113,6 @@ async def order_app(
     hub = ChangeHub()
     health = HealthService([ORDER_SERVICE])
     readiness = Readiness(health)
-    pause = GatewayPause()
     instruments = Instruments(
         tracer_provider=tracer_provider,
         slow_call_s=settings.slow_call_s,
@@ -112,6 +120,9 @@ async def order_app(
     )
 
     limits = admission_limits(settings, instruments)
+    refusals = RefusalWatch(instruments.settlement_event)
+    pause = GatewayPause(refusals)
+    ramp = RecoveryRamp(max_per_s=settings.worker_recovery_per_s)
 
     def batch_ended(event: BatchEnded) -> None:
         instruments.batch_ended(event)
@@ -134,8 +145,10 @@ async def order_app(
         open_channel(
             target,
             contract=GATEWAY_CONTRACT,
-            listeners=[log_policy_event, pause],
+            listeners=[log_policy_event, pause, ramp],
             telemetry=instruments.gateway,
+            breaker=GATEWAY_BREAKER,
+            reserve_s=settings.reserve_s,
             only_awaited=True,
         ) as channel,
         _relaying(settings, unguarded, instruments) as relay,
@@ -145,8 +158,16 @@ async def order_app(
         instruments.watch_queue(lambda: unguarded.queue_depth)
         store = _guarded(unguarded, instruments, readiness)
         gateway = GrpcPaymentGateway(channel)
-        settlement = _settlement(settings, store, gateway, instruments)
-        worker = _payment_worker(settings, store, settlement, pause, instruments)
+        settlement = Settlement(
+            store=store,
+            gateway=gateway,
+            now=_utc_now,
+            retry_delay=_retry_delay,
+            listener=_settlement_listener(instruments, ramp),
+            refusals=refusals,
+            max_attempts=settings.worker_max_attempts,
+        )
+        worker = _payment_worker(settings, store, settlement, pause, ramp, instruments)
         rpc = make_server(
             settings.address,
             servicer=_servicer(settings, store, gateway, settlement, hub),
@@ -238,18 +259,16 @@ def _guarded(store: OrderStore, instruments: Instruments, readiness: Readiness) 
     )
 
 
-def _settlement(
-    settings: Settings, store: OrderStore, gateway: PaymentGateway, instruments: Instruments
-) -> Settlement:
-    return Settlement(
-        store=store,
-        gateway=gateway,
-        now=_utc_now,
-        reserve_s=settings.reserve_s,
-        retry_delay=_retry_delay,
-        listener=instruments.settlement_event,
-        max_attempts=settings.worker_max_attempts,
-    )
+def _settlement_listener(instruments: Instruments, ramp: RecoveryRamp) -> SettlementListener:
+    def on_settlement(event: SettlementEvent) -> None:
+        instruments.settlement_event(event)
+        match event:
+            case OrderSettled():
+                ramp.answered()
+            case SettlementDeferred():
+                ramp.unanswered()
+
+    return on_settlement
 
 
 def _payment_worker(
@@ -257,20 +276,24 @@ def _payment_worker(
     store: OrderStore,
     settlement: Settlement,
     pause: GatewayPause,
+    ramp: RecoveryRamp,
     instruments: Instruments,
 ) -> PaymentWorker:
     return PaymentWorker(
         store=store,
         settle=settling_in_its_trace(
-            lambda leased: settlement.settle_leased(leased, budget_s=settings.inline_payment_s),
+            lambda leased: settlement.settle_leased(
+                leased, until=Deadline.after(settings.worker_payment_s)
+            ),
             instruments.tracer,
         ),
         options=WorkerOptions(
             concurrency=settings.worker_concurrency,
             poll_interval_s=settings.worker_poll_s,
-            lease_s=settings.lease_s,
+            lease_s=settings.worker_lease_s,
         ),
         pause=pause,
+        ramp=ramp,
     )
 
 
@@ -300,7 +323,6 @@ def _servicer(
         feed=hub,
         validator=validator,
         inline_limit_s=settings.inline_payment_s,
-        reserve_s=settings.reserve_s,
         stalled_stream_s=settings.stalled_stream_s,
     )
 

@@ -14,8 +14,9 @@ import typer
 
 from orderflow_server.configuration import CONFIG_VARIABLE, BadSettings, Configuration, load
 from orderflow_server.orders.errors import StoreUnavailable
-from orderflow_server.parked import list_parked
+from orderflow_server.parked import Release, list_parked
 from orderflow_server.parked import release as release_parked
+from orderflow_server.parked import release_all as release_all_parked
 from orderflow_server.payments.simulator.faults import Faults
 from orderflow_server.settings import Settings
 from orderflow_server.storage.opening import open_store_for, upgrade
@@ -49,6 +50,9 @@ ConfigOption = Annotated[
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Any setting; can be given several times."),
+]
+ReasonOption = Annotated[
+    str, typer.Option(help="Only those whose reason begins with this, such as ANSWER_INVALID.")
 ]
 TargetOption = Annotated[str, typer.Option(help="The simulator, host:port.")]
 
@@ -256,14 +260,15 @@ def migrate(database: DatabaseOption = None, config: ConfigOption = None) -> Non
 def parked(
     database: DatabaseOption = None,
     limit: Annotated[int, typer.Option(help="The most to list.", min=1)] = 1000,
+    reason: ReasonOption = "",
     config: ConfigOption = None,
 ) -> None:
-    """List the orders that are parked, one JSON object a line, longest parked first."""
+    """List parked orders, one JSON object a line, longest parked first."""
     its = _configuration({"database": database}, config).settings
 
     async def work() -> None:
         async with open_store_for(its.database) as store:
-            for line in await list_parked(store, limit=limit):
+            for line in await list_parked(store, limit=limit, reason=reason):
                 typer.echo(json.dumps(line))
 
     _with_the_database(its, work())
@@ -271,18 +276,38 @@ def parked(
 
 @app.command()
 def release(
-    order_ids: list[UUID], database: DatabaseOption = None, config: ConfigOption = None
+    order_ids: Annotated[list[UUID] | None, typer.Argument(help="Order ids.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All that are parked now.")] = False,
+    reason: ReasonOption = "",
+    database: DatabaseOption = None,
+    config: ConfigOption = None,
 ) -> None:
-    """Have the gateway asked about parked orders again."""
+    """Let the worker settle parked orders again; print the result for each.
+
+    Exits with 1 when an order does not exist. An order that is not parked any more is no failure.
+    """
+    if every == bool(order_ids):
+        raise _failure("give order ids, or --all")
+    if reason and not every:
+        raise _failure("--reason needs --all")
     its = _configuration({"database": database}, config).settings
+    missing = False
 
     async def work() -> None:
+        nonlocal missing
         async with open_store_for(its.database) as store:
-            left = await release_parked(store, order_ids)
-        if left:
-            raise _failure("not parked: " + ", ".join(map(str, left)))
+            results = (
+                release_all_parked(store, reason=reason)
+                if every
+                else release_parked(store, order_ids or ())
+            )
+            async for order_id, result in results:
+                missing = missing or result is Release.NOT_FOUND
+                typer.echo(json.dumps({"order_id": str(order_id), "result": result}))
 
     _with_the_database(its, work())
+    if missing:
+        raise typer.Exit(1)
 
 
 def _run_server(work: Coroutine[Any, Any, None]) -> None:

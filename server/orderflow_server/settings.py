@@ -99,14 +99,29 @@ class Settings(BaseSettings):
         3.0,
         gt=0,
         le=60,
-        description="The longest that CreateOrder and CancelOrder wait for the gateway, seconds. "
-        "After that the background worker goes on.",
+        description="The longest that CreateOrder and CancelOrder wait for a payment, reserve_s "
+        "included, seconds. After that the background worker goes on.",
     )
     reserve_s: float = Field(
         0.2,
         ge=0,
         le=5,
-        description="What is kept of a caller's deadline for the write and the answer, seconds.",
+        description="The part of a call's time that the gateway does not get, seconds: it is "
+        "kept for saving the outcome and for the answer. Subtracted once, from the deadline or "
+        "from inline_payment_s, whichever ends first.",
+    )
+    worker_payment_s: float = Field(
+        10.0,
+        gt=0,
+        le=300,
+        description="The longest that one attempt of the background worker waits for the gateway, "
+        "seconds. Longer than inline_payment_s, so that a slow gateway is waited for.",
+    )
+    worker_recovery_per_s: float = Field(
+        500.0,
+        ge=1,
+        description="The most orders a second that the background worker settles after the "
+        "gateway was away. It begins with the usual rate and grows to this.",
     )
     worker_concurrency: int = Field(
         16, ge=1, le=1000, description="How many orders the background worker settles at once."
@@ -278,6 +293,11 @@ class Settings(BaseSettings):
     def lease_s(self) -> float:
         """How long an order belongs to the call that placed it: longer than the call waits."""
         return self.inline_payment_s + 2.0
+
+    @property
+    def worker_lease_s(self) -> float:
+        """How long an order belongs to the worker that leased it: longer than its attempt."""
+        return self.worker_payment_s + 2.0
 
 
 def variable(name: str) -> str:

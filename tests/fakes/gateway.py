@@ -89,6 +89,14 @@ class FakeGateway:
         """What became of the order's payment, in truth."""
         return self.ledger.get(order.payment_key).state
 
+    async def find(self, order: Order) -> Payment | None:
+        try:
+            return await self._answer("find", order, lambda: self.ledger.get(order.payment_key))
+        except PaymentRefused as error:
+            if error.reason == "LEDGER":
+                return None
+            raise
+
     async def charge(self, order: Order) -> Payment:
         return await self._answer(
             "charge",
@@ -123,6 +131,8 @@ class FakeGateway:
         try:
             payment = do()
         except LedgerError as error:
+            if trouble is Trouble.ANSWER_LOST:
+                raise PaymentUnresolved(order.id) from ConnectionResetError("connection reset")
             code = grpc.StatusCode.FAILED_PRECONDITION
             raise PaymentRefused(order.id, code, "LEDGER") from error
         if trouble is Trouble.ANSWER_LOST:

@@ -13,11 +13,13 @@ from fakes.gateway import FakeGateway
 from fakes.orders import ITEMS, order_id, request_id
 from fakes.steps import Pass, Point, SteppedGateway, SteppedStore
 from fakes.store import FakeOrderStore
+from orderflow_client.resilience.deadline import Deadline
 from orderflow_server.orders.cancelling import CancelOrder
 from orderflow_server.orders.order import Order, OrderDraft, OrderItem, OrderQuery
 from orderflow_server.orders.placing import PlaceOrder
 from orderflow_server.orders.ports import OrderStore, PaymentGateway
 from orderflow_server.payments.audit import Audit, AuditedOrder, audit
+from orderflow_server.payments.refusals import RefusalWatch
 from orderflow_server.payments.settlement import MAX_ATTEMPTS, Settlement, SettlementEvent
 
 LEASE = timedelta(seconds=30)
@@ -47,7 +49,7 @@ class World:
         settlement = Process(self).settlement
         while leased := await self.store.lease_due(lease=LEASE, limit=100):
             for order in leased:
-                await settlement.settle_leased(order, budget_s=LONG_S)
+                await settlement.settle_leased(order, until=Deadline.after(LONG_S))
 
     async def orders(self) -> list[Order]:
         return list(await self.store.list(OrderQuery(limit=1000)))
@@ -72,7 +74,6 @@ class Process:
         self,
         world: World,
         *,
-        reserve_s: float = 0.0,
         retry_delay: Callable[[int], timedelta] = lambda attempts: timedelta(seconds=2**attempts),
         max_attempts: int = MAX_ATTEMPTS,
         gateway: PaymentGateway | None = None,
@@ -81,13 +82,14 @@ class Process:
         self.journal: list[str] = []
         self.events: list[SettlementEvent] = []
         self._pass = pass_
+        self.refusals = RefusalWatch(self.events.append)
         store = SteppedStore(world.store, self._passed)
         stepped = SteppedGateway(world.gateway if gateway is None else gateway, self._passed)
         self.settlement = Settlement(
             store=store,
             gateway=stepped,
             now=world.clock,
-            reserve_s=reserve_s,
+            refusals=self.refusals,
             retry_delay=retry_delay,
             max_attempts=max_attempts,
             listener=self.events.append,
@@ -104,10 +106,10 @@ class Process:
         )
 
     async def place(self, request: int = 1, *, budget_s: float = LONG_S) -> Order:
-        return await self.place_order(draft(request), budget_s=budget_s)
+        return await self.place_order(draft(request), until=Deadline.after(budget_s))
 
     async def cancel(self, order_id: UUID, *, budget_s: float = LONG_S) -> Order:
-        return await self.cancel_order(order_id, budget_s=budget_s)
+        return await self.cancel_order(order_id, until=Deadline.after(budget_s))
 
     async def _passed(self, point: Point) -> None:
         if not point.done and point.method not in ("get", "changes"):

@@ -119,6 +119,9 @@ class SteppedGateway(_Stepped):
         super().__init__("gateway", pass_)
         self._gateway = gateway
 
+    async def find(self, order: Order) -> Payment | None:
+        return await self._step("find", order.id, lambda: self._gateway.find(order))
+
     async def charge(self, order: Order) -> Payment:
         return await self._step("charge", order.id, lambda: self._gateway.charge(order))
 

@@ -23,10 +23,12 @@ from prometheus_client.samples import Sample
 from fakes.clock import FakeClock
 from fakes.gateway import FakeGateway, Trouble
 from fakes.orders import LEASE_FOR, new_order
+from orderflow_client.resilience.deadline import Deadline
 from orderflow_client.telemetry.call_metrics import CallMetrics
 from orderflow_server.ops.server import ops_server
 from orderflow_server.orders.errors import OrderError
 from orderflow_server.orders.order import Order
+from orderflow_server.payments.refusals import RefusalWatch
 from orderflow_server.payments.settlement import Settlement
 from orderflow_server.storage.address import DatabaseAddress
 from orderflow_server.storage.engine import BatchEnded
@@ -55,7 +57,7 @@ class Observed:
 
     async def place_and_settle(self, order: Order) -> Order:
         return await self.settlement.settle(
-            await self.store.place(order, lease=LEASE_FOR), budget_s=60
+            await self.store.place(order, lease=LEASE_FOR), until=Deadline.after(60)
         )
 
     async def read(self, accept: str = "text/plain") -> str:
@@ -121,9 +123,9 @@ async def observed(directory: Path) -> AsyncIterator[Observed]:
             store=store,
             gateway=gateway,
             now=clock,
-            reserve_s=0.1,
             retry_delay=lambda _: timedelta(seconds=1),
             listener=order_metrics.on_settlement,
+            refusals=RefusalWatch(order_metrics.on_settlement),
         )
         with runtime_metrics(registry) as observe_lag:
             observe_lag(0.001)

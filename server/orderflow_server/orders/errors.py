@@ -10,6 +10,7 @@
     ├── StoreOverloaded       the store refuses work; nothing was done
     ├── StoreUnavailable      the store failed; whether the work was done is unknown
     ├── PaymentUnresolved     the gateway gave no answer; whether money moved is unknown
+    ├── PaymentInvalid        the gateway's answer does not fit the question
     └── FeedClosed            the server is going away; no more changes are told here
 
 Which status each becomes on the wire is one table, in `orderflow_server.rpc.status`.
@@ -89,6 +90,20 @@ class PaymentUnresolved(OrderError):
     def __init__(self, order_id: UUID) -> None:
         super().__init__(f"the payment of order {order_id} could not be resolved")
         self.order_id = order_id
+
+
+class PaymentInvalid(OrderError):
+    """The gateway's answer does not fit the question, so nothing it says is believed.
+
+    Attributes:
+        problem: The part that does not fit: `message`, `idempotency_key`, `amount`, `currency`
+            or `state`.
+    """
+
+    def __init__(self, order_id: UUID, problem: str, detail: str) -> None:
+        super().__init__(f"payment of order {order_id}: wrong answer of the gateway, {detail}")
+        self.order_id = order_id
+        self.problem = problem
 
 
 class FeedClosed(OrderError):

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from orderflow_server.orders.order import Order, OrderDraft, OrderState
 from orderflow_server.orders.ports import Clock, NewOrderId, OrderStore, Settler
+
+if TYPE_CHECKING:
+    from orderflow_client.resilience.deadline import Deadline
 
 
 class PlaceOrder:
@@ -14,9 +18,9 @@ class PlaceOrder:
 
     Args:
         traceparent: Names the trace of the work under way, for the order to keep.
-        lease: How long nobody else settles a new order. Must be longer than any caller's
-            `budget_s`, or the background worker would charge beside the caller (which the
-            payment key makes harmless, but useless).
+        lease: How long the background worker leaves a new order alone. Must be longer than a
+            caller may wait for the gateway, or the worker would charge alongside the caller
+            (harmless because of the payment key, but useless).
     """
 
     def __init__(
@@ -36,8 +40,8 @@ class PlaceOrder:
         self._lease = lease
         self._traceparent = traceparent
 
-    async def __call__(self, draft: OrderDraft, *, budget_s: float) -> Order:
-        """Returns the order, paid or declined where that was known within `budget_s` seconds.
+    async def __call__(self, draft: OrderDraft, *, until: Deadline) -> Order:
+        """Return the order, paid or declined where that was known by `until`.
 
         Otherwise it is returned as PENDING_PAYMENT, and is settled later. A repeated request
         id joins the payment that is under way instead of starting another.
@@ -54,5 +58,5 @@ class PlaceOrder:
         )
         stored = await self._store.place(order, lease=self._lease)
         if stored.state is OrderState.PENDING_PAYMENT:
-            return await self._settler.settle(stored, budget_s=budget_s)
+            return await self._settler.settle(stored, until=until)
         return stored

@@ -6,11 +6,15 @@ import enum
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
 from orderflow_server.orders.order import Order, OrderChange, OrderQuery, OrderState
 from orderflow_server.orders.value import Value
+
+if TYPE_CHECKING:
+    # Only passed on: the domain measures no time with it.
+    from orderflow_client.resilience.deadline import Deadline
 
 Clock = Callable[[], datetime]
 """The time of day, in UTC, with its time zone set."""
@@ -254,8 +258,13 @@ class PaymentGateway(Protocol):
     """Moves money, at most once per order: each call may be repeated and interrupted.
 
     All methods raise PaymentUnresolved when there is no usable answer within the ambient
-    deadline; its cause is the last real error.
+    deadline; its cause is the last real error. They raise PaymentInvalid when the answer does not
+    fit the question.
     """
+
+    async def find(self, order: Order) -> Payment | None:
+        """Return the order's payment as it is; None when the gateway knows of none."""
+        ...
 
     async def charge(self, order: Order) -> Payment:
         """Charges the total, unless the order has a payment already: then returns that one."""
@@ -273,12 +282,11 @@ class PaymentGateway(Protocol):
 class Settler(Protocol):
     """Brings an order that awaits the gateway to rest."""
 
-    async def settle(self, order: Order, *, budget_s: float) -> Order:
-        """Asks the gateway and writes the outcome down; joins an attempt under way.
+    async def settle(self, order: Order, *, until: Deadline) -> Order:
+        """Ask the gateway and save the outcome; join an attempt in progress.
 
-        Returns the order at rest, or as it is when there was no outcome within `budget_s`
-        seconds: then it is tried again later, whoever asked. Cancelling the caller does not
-        cancel the attempt.
+        Return the order at rest, or as it is when there was no outcome by `until`: then it is
+        tried again later. Cancelling the caller does not cancel the attempt.
 
         Raises:
             StoreOverloaded, StoreUnavailable: The outcome may not have been written; it is

@@ -1,10 +1,11 @@
-"""What happens to payments, as log lines. The settlement only tells; this listens."""
+"""Write settlement events to the log."""
 
 from __future__ import annotations
 
 import structlog
 
 from orderflow_server.orders.ids import text_of
+from orderflow_server.payments.refusals import RefusalsWidespread
 from orderflow_server.payments.settlement import (
     OrderSettled,
     SettlementDeferred,
@@ -33,7 +34,15 @@ def log_settlement(event: SettlementEvent) -> None:
                 "payment parked, a person must look",
                 order_id=str(event.order_id),
                 attempt=event.attempts,
+                reason=event.reason,
                 causes=causes(event.cause),
             )
+        case RefusalsWidespread(active=True):
+            log.error(
+                "gateway refuses order after order, the background worker pauses",
+                code=event.code.name,
+            )
+        case RefusalsWidespread():
+            log.info("gateway accepts orders again", code=event.code.name)
         case OrderSettled():
             log.debug("order settled", order_id=text_of(event.order.id), state=event.order.state)

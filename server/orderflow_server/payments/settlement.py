@@ -1,4 +1,4 @@
-"""Settlement: asks the gateway about one order and writes down what it said."""
+"""Settlement: asks the gateway about one order and saves the outcome."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ from functools import partial
 from uuid import UUID
 
 from orderflow_client.resilience import deadline
+from orderflow_client.resilience.attempt_timeout import extended
 from orderflow_client.resilience.deadline import Deadline
-from orderflow_server.orders.errors import PaymentUnresolved, VersionConflict
+from orderflow_server.orders.errors import (
+    PaymentInvalid,
+    PaymentUnresolved,
+    VersionConflict,
+)
 from orderflow_server.orders.order import Order, OrderState
 from orderflow_server.orders.ports import (
     Clock,
@@ -20,8 +25,16 @@ from orderflow_server.orders.ports import (
     Payment,
     PaymentGateway,
 )
-from orderflow_server.orders.settling import after_payment
-from orderflow_server.payments.gateway import PaymentRefused, was_asked
+from orderflow_server.orders.settling import after_payment, parking_reason
+from orderflow_server.payments.gateway import PaymentRefused, refusal_code, was_asked
+from orderflow_server.payments.refusals import RefusalsWidespread, RefusalWatch
+
+REFUSED = "REFUSED"
+"""Begins the reason of an order that is parked because the gateway refuses it: REFUSED_<status>."""
+ATTEMPTS_EXHAUSTED = "ATTEMPTS_EXHAUSTED"
+
+ATTEMPTS_BEFORE_REFUSAL = 2
+"""A refused order is parked after this many attempts of the worker, not before."""
 
 MAX_ATTEMPTS = 1440
 """A day: after the first six attempts of the worker they come once a minute (`retry_delay`)."""
@@ -51,12 +64,14 @@ class SettlementParked:
 
     Attributes:
         attempts: How often the background worker has tried.
+        reason: A code, and after a colon more about it.
         cause: Why the last attempt had no outcome.
     """
 
     order_id: UUID
     attempts: int
-    cause: PaymentUnresolved | PaymentRefused
+    reason: str
+    cause: PaymentUnresolved | PaymentRefused | PaymentInvalid
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +81,10 @@ class OrderSettled:
     order: Order
 
 
-SettlementEvent = SettlementDeferred | SettlementParked | OrderSettled
+SettlementEvent = SettlementDeferred | SettlementParked | OrderSettled | RefusalsWidespread
+_MAX_REASON = 200
+"""The rest of a gateway's longer reason is cut."""
+
 SettlementListener = Callable[[SettlementEvent], None]
 
 
@@ -76,17 +94,17 @@ class Settlement:
     Each attempt is a task of its own: a caller that gives up or is cancelled only stops
     waiting, and callers that ask for the same version of an order share one attempt. Another
     version is another question: a refund does not wait for the charge that it gives back. The
-    gateway has to answer within the first caller's budget less `reserve_s`, which is kept for
-    the write.
+    channel to the gateway keeps a part of the first caller's time for the write and the answer.
 
-    Without an outcome the order is tried again later, under the same payment key, which finds out
-    about a charge whose answer was lost. What the worker has tried too often, or the gateway
-    refuses it, is parked: a person has to look. A caller's own try parks nothing: what it was
-    refused the worker asks once more.
+    Without an outcome the order is tried again later, under the same payment key. The worker asks
+    the gateway for the payment before it charges, because an earlier charge may have succeeded
+    with its answer lost or late. An order that the worker has tried too often, that the gateway
+    refuses repeatedly, or that it answers wrongly is parked: a person has to look. A caller's own
+    attempt parks nothing but after a wrong answer.
 
     Args:
-        reserve_s: Seconds of each budget that the gateway does not get.
         retry_delay: How long an order rests after `attempts` attempts of the worker.
+        refusals: Counts the gateway's refusals; while they hit many orders none is parked for one.
         max_attempts: After this many attempts of the worker an order is parked. One that did not
             get past the gateway's breaker is never the last.
     """
@@ -97,37 +115,35 @@ class Settlement:
         store: OrderStore,
         gateway: PaymentGateway,
         now: Clock,
-        reserve_s: float,
         retry_delay: Callable[[int], timedelta],
         listener: SettlementListener,
+        refusals: RefusalWatch,
         max_attempts: int = MAX_ATTEMPTS,
     ) -> None:
         self._store = store
         self._gateway = gateway
         self._now = now
-        self._reserve_s = reserve_s
         self._retry_delay = retry_delay
         self._listener = listener
+        self._refusals = refusals
         self._max_attempts = max_attempts
         self._running: dict[tuple[UUID, int], asyncio.Task[Order]] = {}
 
-    async def settle(self, order: Order, *, budget_s: float) -> Order:
-        return await self._join(order, attempts=0, budget_s=budget_s)
+    async def settle(self, order: Order, *, until: Deadline) -> Order:
+        return await self._join(order, attempts=0, until=until)
 
-    async def settle_leased(self, leased: LeasedOrder, *, budget_s: float) -> None:
-        """One attempt of the background worker."""
-        await self._join(leased.order, attempts=leased.attempts, budget_s=budget_s)
+    async def settle_leased(self, leased: LeasedOrder, *, until: Deadline) -> None:
+        """Make one attempt of the background worker."""
+        await self._join(leased.order, attempts=leased.attempts, until=until)
 
-    async def _join(self, order: Order, *, attempts: int, budget_s: float) -> Order:
+    async def _join(self, order: Order, *, attempts: int, until: Deadline) -> Order:
         key = (order.id, order.version)
         attempt = self._running.get(key)
         if attempt is None:
-            attempt = asyncio.create_task(
-                self._attempt(order, attempts, budget_s - self._reserve_s)
-            )
+            attempt = asyncio.create_task(self._attempt(order, attempts, until))
             self._running[key] = attempt
             attempt.add_done_callback(partial(self._ended, key))
-        await _ended_within(budget_s, attempt)
+        await _ended_within(until.remaining_s(), attempt)
         # Cancelled: the process is going away, and the order's lease brings it back elsewhere.
         return attempt.result() if attempt.done() and not attempt.cancelled() else order
 
@@ -138,19 +154,23 @@ class Settlement:
             # lease brings it back.
             attempt.exception()
 
-    async def _attempt(self, order: Order, attempts: int, timeout_s: float) -> Order:
+    async def _attempt(self, order: Order, attempts: int, until: Deadline) -> Order:
         # The gateway keeps to this attempt's time. The writes keep to none: an outcome that is
-        # known is worth writing down however late it is.
-        gateway_deadline = Deadline.after(timeout_s)
+        # known is worth saving however late it is.
         deadline.enter(None)
         while order.state.awaits_gateway:
             try:
-                with deadline.within(gateway_deadline):
-                    payment = await self._ask_gateway(order)
+                following = await self._following(order, attempts, until)
             except (PaymentUnresolved, PaymentRefused) as cause:
                 await self._put_off(order, attempts, cause)
                 return order
-            following = after_payment(order, payment, self._now())
+            except PaymentInvalid as cause:
+                current = await self._store.get(order.id)
+                if current.version == order.version:
+                    await self._park(order, attempts, parking_reason(cause), cause)
+                    return order
+                order = current  # The answer was about a version that came after this one.
+                continue
             try:
                 await self._store.save(following)
             except VersionConflict:
@@ -160,7 +180,40 @@ class Settlement:
                 return following
         return order
 
-    async def _ask_gateway(self, order: Order) -> Payment:
+    async def _following(self, order: Order, attempts: int, until: Deadline) -> Order:
+        """Return the next version of the order, as the gateway has it.
+
+        Raises:
+            PaymentUnresolved, PaymentRefused, PaymentInvalid: There is no outcome.
+        """
+        try:
+            with deadline.within(until):
+                payment = await self._ask_gateway(order, attempts, until)
+            self._refusals.answered()
+            return after_payment(order, payment, self._now())
+        except (PaymentUnresolved, PaymentRefused) as cause:
+            code = refusal_code(cause)
+            if code is not None:
+                self._refusals.refused(order.id, code)
+            raise
+        except PaymentInvalid:
+            raise
+        except Exception as error:
+            # Not foreseen, so perhaps this order's only: it backs off like every other.
+            raise PaymentUnresolved(order.id) from error
+
+    async def _ask_gateway(self, order: Order, attempts: int, until: Deadline) -> Payment:
+        if attempts == 0:
+            return await self._move_money(order)
+        # The worker has the time to wait for a slow answer.
+        with extended(max(until.remaining_s(), 0.0)):
+            if order.state is OrderState.PENDING_PAYMENT:
+                payment = await self._gateway.find(order)
+                if payment is not None:
+                    return payment
+            return await self._move_money(order)
+
+    async def _move_money(self, order: Order) -> Payment:
         if order.state is OrderState.REFUNDING:
             return await self._gateway.refund(order)
         return await self._gateway.charge(order)
@@ -169,14 +222,32 @@ class Settlement:
         self, order: Order, attempts: int, cause: PaymentUnresolved | PaymentRefused
     ) -> None:
         asked = was_asked(cause)
-        spent = attempts >= self._max_attempts and asked
-        if attempts > 0 and (spent or isinstance(cause, PaymentRefused)):
-            await self._store.park(order.id, reason=str(cause))
-            self._listener(SettlementParked(order.id, attempts, cause))
+        if asked and attempts >= self._max_attempts:
+            await self._park(order, attempts, ATTEMPTS_EXHAUSTED, cause)
+            return
+        if (
+            isinstance(cause, PaymentRefused)
+            and attempts >= ATTEMPTS_BEFORE_REFUSAL
+            and self._refusals.blames_orders
+        ):
+            reason = f"{REFUSED}_{cause.code.name}: {cause.reason}".removesuffix(": ")
+            await self._park(order, attempts, reason, cause)
             return
         delay = self._retry_delay(attempts)
         await self._store.defer(order.id, delay=delay)
         self._listener(SettlementDeferred(order.id, attempts, delay, cause, asked))
+
+    async def _park(
+        self,
+        order: Order,
+        attempts: int,
+        reason: str,
+        cause: PaymentUnresolved | PaymentRefused | PaymentInvalid,
+    ) -> None:
+        # Part of it may be the gateway's own text.
+        printable = "".join(each if each.isprintable() else "?" for each in reason[:_MAX_REASON])
+        await self._store.park(order.id, reason=printable)
+        self._listener(SettlementParked(order.id, attempts, reason, cause))
 
     async def drain(self, *, timeout_s: float) -> None:
         """Waits for the attempts under way, then cancels what is left.

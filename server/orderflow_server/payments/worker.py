@@ -1,8 +1,9 @@
-"""The background worker: finishes the orders that await the gateway and that nobody else does."""
+"""The background worker: settles the orders that await the gateway and that no caller settles."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,15 +11,16 @@ from typing import Protocol
 
 import structlog
 
-from orderflow_server.orders.ports import LeasedOrder
+from orderflow_server.orders.ports import REPEATED_ATTEMPTS, LeasedOrder
 from orderflow_server.payments.pause import GatewayPause
+from orderflow_server.payments.ramp import RecoveryRamp
 
 Settle = Callable[[LeasedOrder], Awaitable[None]]
-"""Makes one attempt at a leased order, and says itself when the next may be made."""
+"""Makes one attempt at a leased order, and sets itself when the next may be made."""
 
 
 class DueOrders(Protocol):
-    """What the worker needs of an `OrderStore`."""
+    """The part of an `OrderStore` that the worker needs."""
 
     async def lease_due(
         self, *, lease: timedelta, limit: int, repeated: int | None = None
@@ -27,18 +29,20 @@ class DueOrders(Protocol):
 
 _FIRST_BACKOFF_S = 0.1
 _MAX_BACKOFF_S = 10.0
+_REPEATED_SHARE = 0.25
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerOptions:
-    """How the worker goes about it.
+    """Options of the worker.
 
     Attributes:
-        concurrency: How many orders are settled at a time; also the most leased at a time.
+        concurrency: How many orders are settled at a time; also the most leased at a time. A
+            quarter of them at most, and one at least, may be orders that failed repeatedly.
         poll_interval_s: How long to rest when no more orders are due.
-        lease_s: For how long nobody else gets a leased order. Longer than one settlement
+        lease_s: How long a leased order is given to no other process. Longer than one settlement
             may take, or a second process joins in (harmless, by the payment key, but useless).
 
     Raises:
@@ -61,15 +65,18 @@ class WorkerOptions:
 class PaymentWorker:
     """Leases due orders and settles them, as many at a time as its options allow.
 
-    Only as many orders are leased as can be started at once, so that no lease runs out while
-    its order waits for a turn. An order whose settlement fails or is cancelled is not written
-    to: its lease ends and it is given out again, to this process or another.
+    Only as many orders are leased as can be started at once, so that no lease ends while its order
+    waits for a turn. An order whose settlement fails or is cancelled is not written to: its lease
+    ends and it is given out again, to this process or another. Fresh orders come before those that
+    failed repeatedly, which never hold more than their share of the slots.
 
     While the gateway's breaker is open nothing is leased, and then one order at a time until it
-    closes: an outage costs the orders none of their attempts but those that probe it.
+    closes, a fresh one if there is any: an outage costs the orders none of their attempts but those
+    that probe it. After that the rate grows as the ramp allows.
 
     Args:
-        pause: Says when the gateway is not to be asked. None: it always may be.
+        pause: Reports when the gateway is not to be asked. None: it always may be.
+        ramp: Bounds the rate after an outage. None: nothing does.
         sleep: Waits the given seconds.
     """
 
@@ -80,14 +87,16 @@ class PaymentWorker:
         settle: Settle,
         options: WorkerOptions,
         pause: GatewayPause | None = None,
+        ramp: RecoveryRamp | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._store = store
         self._settle = settle
         self._options = options
         self._pause = pause or GatewayPause()
+        self._ramp = ramp or RecoveryRamp(max_per_s=math.inf)
         self._sleep = sleep
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], LeasedOrder] = {}
         self._woken = asyncio.Event()
         self._stopping = asyncio.Event()
         self._ended = asyncio.Event()
@@ -126,53 +135,69 @@ class PaymentWorker:
             await self._cut_short()
 
     async def _work(self) -> None:
-        """Leases for every free slot; rests when fewer orders were due than that."""
+        """Lease for every free slot; rest when fewer orders were due than that."""
         pause_s = self._pause.left_s
         if pause_s > 0:
-            # Not all of it at once: somebody else's call may find the gateway well before.
+            # Not all of it at once: another caller may find the gateway well before.
             await self._rest(min(pause_s, self._options.poll_interval_s), self._stopping)
             return
-        most = 1 if self._pause.on_trial else self._options.concurrency
-        free = most - len(self._running)
+        on_trial = self._pause.on_trial
+        free = (1 if on_trial else self._options.concurrency) - len(self._running)
         if free <= 0:
             await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
             return
+        wanted = self._ramp.take(free)
+        if wanted <= 0:
+            await self._rest(self._ramp.rest_s, self._stopping)
+            return
         # Cleared before the store is asked: a wake from now on ends the rest that follows.
         self._woken.clear()
-        leased = await self._lease(free)
+        most_repeated = max(1, int(self._options.concurrency * _REPEATED_SHARE))
+        repeated = max(0, most_repeated - sum(map(_failed_repeatedly, self._running.values())))
+        # A probe should be about the gateway, and not about an order with a fault of its own.
+        leased = await self._lease(wanted, 0) if on_trial and repeated else ()
+        if not leased:
+            leased = await self._lease(wanted, repeated)
+        self._ramp.started(len(leased))
         for order in leased:
             attempt = asyncio.create_task(self._attempt(order))
-            self._running.add(attempt)
-            attempt.add_done_callback(self._running.discard)
-        if len(leased) < free and not self._stopping.is_set():
-            await self._rest(self._options.poll_interval_s, self._woken)
+            self._running[attempt] = order
+            attempt.add_done_callback(self._attempt_ended)
+        if len(leased) < wanted:
+            self._ramp.ends()
+            if not self._stopping.is_set():
+                await self._rest(self._options.poll_interval_s, self._woken)
 
-    async def _lease(self, limit: int) -> Sequence[LeasedOrder]:
-        """Due orders; while the store fails it is asked again, ever less often."""
+    async def _lease(self, limit: int, repeated: int) -> Sequence[LeasedOrder]:
+        """Lease due orders; while the store fails, ask it again, ever less often."""
         failures = 0
         backoff_s = _FIRST_BACKOFF_S
+        lease = timedelta(seconds=self._options.lease_s)
         while not self._stopping.is_set():
-            lease = timedelta(seconds=self._options.lease_s)
             try:
-                leased = await self._store.lease_due(lease=lease, limit=limit)
+                leased = await self._store.lease_due(lease=lease, limit=limit, repeated=repeated)
             except Exception as error:  # noqa: BLE001  a loop that ended would leave orders unpaid
                 if not failures:  # One line per streak: an outage must not flood the log.
-                    _log.warning("the worker cannot lease orders", exc_info=error)
+                    _log.warning("cannot lease orders, trying again", exc_info=error)
                 failures += 1
                 await self._rest(backoff_s, self._stopping)
                 backoff_s = min(backoff_s * 2, _MAX_BACKOFF_S)
             else:
                 if failures:
-                    _log.info("the worker leases orders again", failures=failures)
+                    _log.info("orders can be leased again", failures=failures)
                 return leased
         return ()
+
+    def _attempt_ended(self, attempt: asyncio.Task[None]) -> None:
+        if _failed_repeatedly(self._running.pop(attempt)):
+            self.wake()  # Another of them may have its slot.
 
     async def _attempt(self, leased: LeasedOrder) -> None:
         try:
             await self._settle(leased)
         except Exception as error:  # noqa: BLE001  the others go on; the lease brings this one back
             _log.warning(
-                "an order could not be settled",
+                "order not settled, its lease brings it back",
                 order_id=str(leased.order.id),
                 attempt=leased.attempts,
                 exc_info=error,
@@ -200,3 +225,8 @@ class PaymentWorker:
         for attempt in running:
             attempt.cancel()
         await asyncio.wait(running)
+
+
+def _failed_repeatedly(leased: LeasedOrder) -> bool:
+    # This attempt included, which has not failed yet.
+    return leased.attempts > REPEATED_ATTEMPTS

@@ -11,6 +11,7 @@ import grpc
 from orderflow.v1 import order_service_pb2 as pb
 from orderflow.v1 import order_service_pb2_grpc as rpc
 from orderflow_client.resilience import deadline
+from orderflow_client.resilience.deadline import Deadline
 from orderflow_server.orders.cancelling import CancelOrder
 from orderflow_server.orders.ownership import owned
 from orderflow_server.orders.placing import PlaceOrder
@@ -29,8 +30,7 @@ class OrderServicer(rpc.OrderServiceServicer):
     """The contract's comments say what each method does; this class only connects.
 
     Args:
-        inline_limit_s: The longest a caller waits for the gateway, however late its deadline.
-        reserve_s: What is kept of a caller's deadline for the answer to travel back.
+        inline_limit_s: The longest a caller waits for its payment, however late its deadline.
         stalled_stream_s: How long a message of a watch may wait for its caller to read it.
     """
 
@@ -43,7 +43,6 @@ class OrderServicer(rpc.OrderServiceServicer):
         feed: ChangeFeed,
         validator: RequestValidator,
         inline_limit_s: float,
-        reserve_s: float,
         stalled_stream_s: float,
     ) -> None:
         self._place_order = place_order
@@ -52,7 +51,6 @@ class OrderServicer(rpc.OrderServiceServicer):
         self._feed = feed
         self._validator = validator
         self._inline_limit_s = inline_limit_s
-        self._reserve_s = reserve_s
         self._stalled_stream_s = stalled_stream_s
 
     async def CreateOrder(
@@ -64,7 +62,7 @@ class OrderServicer(rpc.OrderServiceServicer):
         if only_customer not in (None, request.customer_id):
             raise OtherCustomer
         draft = convert.draft_from(request)
-        order = await self._place_order(draft, budget_s=self._budget_s())
+        order = await self._place_order(draft, until=self._payment_deadline())
         # They are the order's: one with others would have been refused.
         response = pb.CreateOrderResponse()
         convert.write_order(response.order, order, request.items)
@@ -104,7 +102,7 @@ class OrderServicer(rpc.OrderServiceServicer):
         del context
         self._validator.check(request)
         order = await self._cancel_order(
-            UUID(request.order_id), budget_s=self._budget_s(), only_customer=_only_customer()
+            UUID(request.order_id), until=self._payment_deadline(), only_customer=_only_customer()
         )
         response = pb.CancelOrderResponse()
         convert.write_order(response.order, order)
@@ -126,12 +124,10 @@ class OrderServicer(rpc.OrderServiceServicer):
                 convert.write_order(response.order, order)
                 await write(context, response, timeout_s=self._stalled_stream_s)
 
-    def _budget_s(self) -> float:
-        """How long this call may wait for the gateway."""
-        remaining_s = deadline.remaining_s(reserve_s=self._reserve_s)
-        if remaining_s is None:
-            return self._inline_limit_s
-        return max(0.0, min(remaining_s, self._inline_limit_s))
+    def _payment_deadline(self) -> Deadline:
+        """Return the time until which this call may wait for its payment."""
+        own = Deadline.after(self._inline_limit_s)
+        return deadline.earliest(own, deadline.current()) or own
 
 
 def _only_customer() -> str | None:

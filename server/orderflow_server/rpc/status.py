@@ -154,6 +154,11 @@ RULES: Mapping[type[BaseException], Rule] = {
         retry_after_s=_soon,
         message="the payment gateway does not say what became of the payment",
     ),
+    errors.PaymentInvalid: Rule(
+        _Code.INTERNAL,
+        "PAYMENT_ANSWER_INVALID",
+        message="the payment gateway's answer is wrong; an operator has to look at the order",
+    ),
     errors.FeedClosed: Rule(
         _Code.UNAVAILABLE,
         "SERVER_DRAINING",

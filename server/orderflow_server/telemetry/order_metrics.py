@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter as Tally
 
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from orderflow_server.orders.errors import PaymentInvalid
 from orderflow_server.orders.order import OrderState
 from orderflow_server.payments.gateway import PaymentRefused
+from orderflow_server.payments.refusals import RefusalsWidespread
 from orderflow_server.payments.settlement import (
     OrderSettled,
     SettlementDeferred,
@@ -16,7 +18,7 @@ from orderflow_server.payments.settlement import (
 )
 from orderflow_server.storage.engine import BatchEnded
 
-_UNRESOLVED, _REFUSED, _PARKED = "unresolved", "refused", "parked"
+_UNRESOLVED, _REFUSED, _INVALID, _PARKED = "unresolved", "refused", "invalid", "parked"
 _SETTLED = (OrderState.PAID, OrderState.PAYMENT_DECLINED, OrderState.CANCELLED)
 
 
@@ -38,28 +40,40 @@ class OrderMetrics:
             "orderflow_payments",
             "Attempts to settle an order with the gateway, by the state that the order got. "
             "Tried again later: unresolved, no answer in time; refused, an answer of no use. "
-            "Not tried again until a person has looked: parked.",
+            "Not tried again until a person has looked: parked; invalid, parked because the "
+            "answer does not fit the order.",
             ("outcome",),
             registry=registry,
         )
         self._payments = {
             outcome: payments.labels(outcome)
-            for outcome in (*(state.value for state in _SETTLED), _UNRESOLVED, _REFUSED, _PARKED)
+            for outcome in (
+                *(state.value for state in _SETTLED),
+                *(_UNRESOLVED, _REFUSED, _INVALID, _PARKED),
+            )
         }
+        self._refusing = Gauge(
+            "orderflow_gateway_refusing",
+            "1 while the gateway refuses order after order, and the worker pauses for that.",
+            registry=registry,
+        )
 
     def on_batch(self, batch: BatchEnded) -> None:
         for state, count in Tally([order.state for order in batch.changed]).items():
             self._changes[state].inc(count)
 
     def on_settlement(self, event: SettlementEvent) -> None:
-        self._payments[_outcome(event)].inc()
+        if isinstance(event, RefusalsWidespread):
+            self._refusing.set(event.active)
+        else:
+            self._payments[_outcome(event)].inc()
 
 
-def _outcome(event: SettlementEvent) -> str:
+def _outcome(event: SettlementDeferred | SettlementParked | OrderSettled) -> str:
     match event:
         case SettlementDeferred():
             return _REFUSED if isinstance(event.cause, PaymentRefused) else _UNRESOLVED
         case SettlementParked():
-            return _PARKED
+            return _INVALID if isinstance(event.cause, PaymentInvalid) else _PARKED
         case OrderSettled():
             return event.order.state.value

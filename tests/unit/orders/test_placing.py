@@ -12,6 +12,7 @@ from fakes.gateway import Trouble
 from fakes.orders import ITEMS, NOW, order_id
 from fakes.process import LEASE, LONG_S, Fail, Hold, Process, World, draft
 from fakes.store import FakeOrderStore
+from orderflow_client.resilience.deadline import Deadline
 from orderflow_server.orders.errors import (
     DeadlineExpired,
     InvalidOrder,
@@ -23,23 +24,25 @@ from orderflow_server.orders.errors import (
 from orderflow_server.orders.order import Order, OrderDraft, OrderQuery, OrderState
 from orderflow_server.orders.placing import PlaceOrder
 
+UNTIL = Deadline.after(7.0)
+
 
 class PayingSettler:
     """Implements `Settler`: pays at once, and notes what the store held when it was asked.
 
     Attributes:
         found: The stored order, per call.
-        budgets_s: What it was given, per call.
+        deadlines: What it was given, per call.
     """
 
     def __init__(self, store: FakeOrderStore) -> None:
         self._store = store
         self.found: list[Order] = []
-        self.budgets_s: list[float] = []
+        self.deadlines: list[Deadline] = []
 
-    async def settle(self, order: Order, *, budget_s: float) -> Order:
+    async def settle(self, order: Order, *, until: Deadline) -> Order:
         self.found.append(await self._store.get(order.id))
-        self.budgets_s.append(budget_s)
+        self.deadlines.append(until)
         paid = order.paid(NOW)
         await self._store.save(paid)
         return paid
@@ -66,7 +69,7 @@ class Placing:
         return order_id(self.ids_made, now)
 
     async def __call__(self, draft: OrderDraft) -> Order:
-        return await self.place_order(draft, budget_s=7.0)
+        return await self.place_order(draft, until=UNTIL)
 
 
 async def test_the_order_is_in_the_store_before_anybody_is_asked_to_pay() -> None:
@@ -76,7 +79,7 @@ async def test_the_order_is_in_the_store_before_anybody_is_asked_to_pay() -> Non
     (found,) = placing.settler.found
     assert (found.state, found.version) == (OrderState.PENDING_PAYMENT, 1)
     assert (order.state, order.id) == (OrderState.PAID, found.id)
-    assert placing.settler.budgets_s == [7.0]
+    assert placing.settler.deadlines == [UNTIL]
 
 
 async def test_the_gateway_is_asked_after_the_write_and_the_outcome_written_after_that() -> None:

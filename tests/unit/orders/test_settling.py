@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from fakes.orders import NOW, new_order
-from orderflow_server.orders.errors import IllegalTransition
+from orderflow_server.orders.errors import IllegalTransition, PaymentInvalid
 from orderflow_server.orders.order import Order, OrderState
 from orderflow_server.orders.ports import Payment, PaymentState
 from orderflow_server.orders.settling import after_payment
@@ -23,7 +23,6 @@ REFUNDING = PENDING.paid(NOW).refunding(NOW)
         (PENDING, PaymentState.CHARGED, OrderState.PAID),
         (PENDING, PaymentState.DECLINED, OrderState.PAYMENT_DECLINED),
         (PENDING, PaymentState.VOIDED, OrderState.CANCELLED),
-        (PENDING, PaymentState.REFUNDED, OrderState.CANCELLED),
         (REFUNDING, PaymentState.REFUNDED, OrderState.CANCELLED),
     ],
 )
@@ -38,6 +37,11 @@ def test_the_order_follows_its_payment(
 def test_a_declined_order_keeps_the_gateway_s_words() -> None:
     payment = Payment(PaymentState.DECLINED, "no funds")
     assert after_payment(PENDING, payment, LATER).decline_reason == "no funds"
+
+
+def test_a_pending_order_s_payment_cannot_be_refunded() -> None:
+    with pytest.raises(PaymentInvalid, match="REFUNDED"):
+        after_payment(PENDING, Payment(PaymentState.REFUNDED), LATER)
 
 
 @pytest.mark.parametrize("payment", [PaymentState.CHARGED, PaymentState.DECLINED])

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -14,19 +14,25 @@ from uuid import UUID
 
 import grpc
 import pytest
+from google.type.money_pb2 import Money as Money_pb2
 from msgspec import structs
 
 from orderflow.payments.v1 import payment_gateway_pb2, payment_gateway_pb2_grpc
 from orderflow_client.channel import open_channel
 from orderflow_client.contract import contracts
 from orderflow_client.resilience import deadline
+from orderflow_client.resilience.attempt_timeout import extended
 from orderflow_client.resilience.breaker import BreakerOptions
 from orderflow_client.resilience.deadline import Deadline
-from orderflow_server.orders.errors import OrderError, PaymentUnresolved
+from orderflow_server.orders.errors import OrderError, PaymentInvalid, PaymentUnresolved
 from orderflow_server.orders.money import Money
 from orderflow_server.orders.order import Order, OrderDraft, OrderItem
 from orderflow_server.orders.ports import Payment, PaymentGateway, PaymentState
-from orderflow_server.payments.gateway import GrpcPaymentGateway, PaymentRefused
+from orderflow_server.payments.gateway import (
+    MAX_DECLINE_REASON,
+    GrpcPaymentGateway,
+    PaymentRefused,
+)
 from orderflow_server.payments.simulator.faults import Faults
 from orderflow_server.payments.simulator.ledger import EntryKind
 from orderflow_server.payments.simulator.server import PaymentSimulator
@@ -235,7 +241,9 @@ class ScriptedGateway(payment_gateway_pb2_grpc.PaymentGatewayServicer):
     def __init__(self) -> None:
         self.code: grpc.StatusCode | None = None
         self.state: Any = payment_gateway_pb2.PAYMENT_STATE_CHARGED
+        self.change: Callable[[payment_gateway_pb2.Payment], object] = lambda _: None
         self.hang = False
+        self.delay_s = 0.0
         self.begun = asyncio.Event()
         self.cancelled = asyncio.Event()
         self.calls = 0
@@ -245,6 +253,7 @@ class ScriptedGateway(payment_gateway_pb2_grpc.PaymentGatewayServicer):
     ) -> payment_gateway_pb2.Payment:
         self.calls += 1
         self.begun.set()
+        await asyncio.sleep(self.delay_s)
         if self.hang:
             try:
                 await asyncio.Event().wait()
@@ -252,7 +261,17 @@ class ScriptedGateway(payment_gateway_pb2_grpc.PaymentGatewayServicer):
                 self.cancelled.set()
         if self.code is not None:
             await context.abort(self.code, "as told")
-        return payment_gateway_pb2.Payment(state=self.state)
+        total = ORDER.total
+        payment = payment_gateway_pb2.Payment(
+            idempotency_key=ORDER.payment_key,
+            reference=str(ORDER.id),
+            amount=Money_pb2(
+                currency_code=total.currency_code, units=total.units, nanos=total.nanos
+            ),
+            state=self.state,
+        )
+        self.change(payment)
+        return payment
 
     async def Charge(
         self, request: payment_gateway_pb2.ChargeRequest, context: Any
@@ -331,12 +350,119 @@ async def test_a_payment_state_nobody_knows_is_no_answer(
         assert isinstance(caught.value.__cause__, ValueError)
 
 
-async def test_a_refund_answered_with_charged_is_no_answer(
+# --- answers that do not fit the question ---------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["CHARGED", "DECLINED", "VOIDED"])
+async def test_refund_answered_with_another_state_is_invalid(
+    scripted: tuple[ScriptedGateway, PaymentGateway], state: str
+) -> None:
+    script, gateway = scripted
+    script.state = f"PAYMENT_STATE_{state}"
+    with pytest.raises(PaymentInvalid, match=f"{state} is no answer") as caught:
+        await gateway.refund(ORDER)
+    assert caught.value.problem == "state"
+
+
+OTHER = "order-00000000-0000-0000-0000-00000000dead"
+WRONG: dict[str, tuple[str, Callable[[payment_gateway_pb2.Payment], object]]] = {
+    "another key": ("idempotency_key", lambda p: setattr(p, "idempotency_key", OTHER)),
+    "no key": ("idempotency_key", lambda p: p.ClearField("idempotency_key")),
+    "1000 more": ("amount", lambda p: setattr(p.amount, "units", p.amount.units + 1000)),
+    "a nano less": ("amount", lambda p: setattr(p.amount, "nanos", p.amount.nanos - 1)),
+    "another currency": ("currency", lambda p: setattr(p.amount, "currency_code", "USD")),
+    "no amount": ("currency", lambda p: p.ClearField("amount")),
+    "empty": ("idempotency_key", lambda p: p.Clear()),
+}
+
+
+@pytest.mark.parametrize(("problem", "change"), WRONG.values(), ids=WRONG)
+async def test_answer_about_another_payment_is_invalid(
+    scripted: tuple[ScriptedGateway, PaymentGateway],
+    problem: str,
+    change: Callable[[payment_gateway_pb2.Payment], object],
+) -> None:
+    script, gateway = scripted
+    script.change = change
+    for ask in (gateway.find, gateway.charge, gateway.void):
+        with pytest.raises(PaymentInvalid) as caught:
+            await ask(ORDER)
+        assert caught.value.problem == problem
+
+
+async def test_void_before_any_charge_has_no_amount(
     scripted: tuple[ScriptedGateway, PaymentGateway],
 ) -> None:
-    _, gateway = scripted
-    with pytest.raises(PaymentUnresolved):
-        await gateway.refund(ORDER)
+    script, gateway = scripted
+    script.state = payment_gateway_pb2.PAYMENT_STATE_VOIDED
+    script.change = lambda payment: payment.ClearField("amount")
+    assert await gateway.void(ORDER) == Payment(PaymentState.VOIDED)
+
+
+async def test_long_decline_reason_is_cut(
+    scripted: tuple[ScriptedGateway, PaymentGateway],
+) -> None:
+    script, gateway = scripted
+    script.state = payment_gateway_pb2.PAYMENT_STATE_DECLINED
+    script.change = lambda payment: setattr(payment, "decline_reason", "x" * 2_000_000)
+    assert (await gateway.charge(ORDER)).decline_reason == "x" * MAX_DECLINE_REASON
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"\xff\xff\xff",  # no protobuf message
+        b"\x0a\x05\x2a\x03\xff\xfe\xfd",  # a decline_reason that is not UTF-8
+    ],
+)
+async def test_message_that_cannot_be_parsed_is_invalid(answer: bytes) -> None:
+    async def reply(_request: bytes, _context: object) -> bytes:
+        return answer
+
+    service = "orderflow.payments.v1.PaymentGateway"
+    methods = ("Charge", "GetPayment", "Void", "Refund")
+    handlers: dict[str, Any] = {
+        name: grpc.unary_unary_rpc_method_handler(reply) for name in methods
+    }
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, handlers)])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with adapter(f"127.0.0.1:{port}") as gateway:
+        for ask in (gateway.find, gateway.charge, gateway.refund, gateway.void):
+            with pytest.raises(PaymentInvalid) as caught:
+                await ask(ORDER)
+            assert caught.value.problem == "message"
+    await server.stop(0)
+
+
+# --- asking about a payment -----------------------------------------------------------
+
+
+async def test_find_returns_none_where_there_is_no_payment(gateway: PaymentGateway) -> None:
+    assert await gateway.find(ORDER) is None
+
+
+async def test_find_returns_the_payment_as_it_is(
+    gateway: PaymentGateway, simulator: PaymentSimulator
+) -> None:
+    await gateway.charge(ORDER)
+    assert await gateway.find(ORDER) == Payment(PaymentState.CHARGED)
+    assert booked(simulator) == [EntryKind.CHARGE]
+
+
+async def test_background_work_waits_longer_for_an_answer_than_an_attempt_may_take(
+    scripted: tuple[ScriptedGateway, PaymentGateway],
+) -> None:
+    script, gateway = scripted
+    script.delay_s = 1.1  # An attempt of a caller may take 1 s.
+    with deadline.within(Deadline.after(1.05)), pytest.raises(PaymentUnresolved):
+        await gateway.charge(ORDER)
+    with extended(30.0):
+        assert await gateway.charge(ORDER) == Payment(PaymentState.CHARGED)
+
+
+# --- deadlines and cancellation -------------------------------------------------------
 
 
 async def test_after_the_deadline_nothing_is_sent(

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from fakes.gateway import Trouble
 from fakes.process import LONG_S, Process, World, tasks_left
 from fakes.steps import Point
+from orderflow_client.resilience.deadline import Deadline
 from orderflow_server.orders.errors import (
     IllegalTransition,
     OrderError,
@@ -315,7 +316,7 @@ class Bustle:
             return
         (order,) = await self.world.orders()
         if what == "work":
-            await process.settlement.settle(order, budget_s=budget_s)
+            await process.settlement.settle(order, until=Deadline.after(budget_s))
             return
         try:
             self.cancelled.append(await process.cancel(order.id, budget_s=budget_s))

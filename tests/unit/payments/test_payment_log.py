@@ -13,6 +13,7 @@ from fakes.orders import NOW, new_order, order_id
 from orderflow_server.orders.errors import PaymentUnresolved
 from orderflow_server.payments.gateway import PaymentRefused
 from orderflow_server.payments.log import log_settlement
+from orderflow_server.payments.refusals import RefusalsWidespread
 from orderflow_server.payments.settlement import (
     OrderSettled,
     SettlementDeferred,
@@ -62,10 +63,18 @@ def test_an_open_breaker_is_not_told_once_more_for_each_order() -> None:
 
 
 def test_what_is_parked_is_for_a_person() -> None:
-    line = line_of(SettlementParked(ID, attempts=1440, cause=refused()))
+    line = line_of(SettlementParked(ID, attempts=1440, reason="REFUSED_NOT_FOUND", cause=refused()))
     assert line["log_level"] == "error"
     assert (line["order_id"], line["attempt"]) == (str(ID), 1440)
+    assert line["reason"] == "REFUSED_NOT_FOUND"
     assert [found["type"] for found in line["causes"]] == ["PaymentRefused"]
+
+
+def test_refusals_of_order_after_order_are_an_error_and_their_end_is_not() -> None:
+    code = grpc.StatusCode.UNIMPLEMENTED
+    line = line_of(RefusalsWidespread(True, code))
+    assert (line["log_level"], line["code"]) == ("error", "UNIMPLEMENTED")
+    assert line_of(RefusalsWidespread(False, code))["log_level"] == "info"
 
 
 def test_what_is_settled_is_routine() -> None:

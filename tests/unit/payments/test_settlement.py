@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from fakes.gateway import Trouble
+from fakes.gateway import FakeGateway, Trouble
 from fakes.orders import new_order
 from fakes.process import LEASE, LONG_S, Fail, Hold, Process, World, tasks_left, until
 from fakes.steps import Point
@@ -19,9 +18,9 @@ from orderflow_client.rejection import rejection_error
 from orderflow_client.resilience import deadline
 from orderflow_client.resilience.breaker import BreakerOpen
 from orderflow_client.resilience.deadline import Deadline
-from orderflow_server.orders.errors import PaymentUnresolved, StoreUnavailable
+from orderflow_server.orders.errors import PaymentInvalid, PaymentUnresolved, StoreUnavailable
 from orderflow_server.orders.order import Order, OrderState
-from orderflow_server.orders.ports import LeasedOrder, PaymentState
+from orderflow_server.orders.ports import LeasedOrder, Payment, PaymentState
 from orderflow_server.payments.gateway import PaymentRefused
 from orderflow_server.payments.settlement import (
     MAX_ATTEMPTS,
@@ -77,7 +76,7 @@ async def test_a_charge_is_written_down_and_told(world: World) -> None:
     order = await pending(world)
     world.clock.advance(timedelta(seconds=3))
 
-    settled = await process.settlement.settle(order, budget_s=LONG_S)
+    settled = await process.settlement.settle(order, until=Deadline.after(LONG_S))
 
     assert (settled.state, settled.version) == (PAID, 2)
     assert settled.update_time == world.clock()
@@ -90,7 +89,7 @@ async def test_a_decline_is_written_down_with_the_gateway_s_words(world: World) 
     process = Process(world)
     world.gateway.decline_reason = "no funds"
 
-    settled = await process.settlement.settle(await pending(world), budget_s=LONG_S)
+    settled = await process.settlement.settle(await pending(world), until=Deadline.after(LONG_S))
 
     assert (settled.state, settled.decline_reason) == (OrderState.PAYMENT_DECLINED, "no funds")
     assert await world.store.get(settled.id) == settled
@@ -98,7 +97,7 @@ async def test_a_decline_is_written_down_with_the_gateway_s_words(world: World) 
 
 async def test_a_refund_is_asked_for_an_order_under_refund(world: World) -> None:
     process = Process(world)
-    settled = await process.settlement.settle(await refunding(world), budget_s=LONG_S)
+    settled = await process.settlement.settle(await refunding(world), until=Deadline.after(LONG_S))
 
     assert (settled.state, settled.version) == (CANCELLED, 4)
     assert world.gateway.methods == ["refund"]
@@ -108,7 +107,7 @@ async def test_a_refund_is_asked_for_an_order_under_refund(world: World) -> None
 async def test_a_payment_voided_by_a_process_that_died_cancels_the_order(world: World) -> None:
     order = await pending(world)
     await world.gateway.void(order)
-    settled = await Process(world).settlement.settle(order, budget_s=LONG_S)
+    settled = await Process(world).settlement.settle(order, until=Deadline.after(LONG_S))
     assert settled.state is CANCELLED
 
 
@@ -117,7 +116,7 @@ async def test_the_worker_settles_what_it_leased(world: World) -> None:
     order = await pending(world)
     (leased,) = await due(world, LEASE)
 
-    await process.settlement.settle_leased(leased, budget_s=LONG_S)
+    await process.settlement.settle_leased(leased, until=Deadline.after(LONG_S))
 
     assert (await world.store.get(order.id)).state is PAID
 
@@ -133,7 +132,7 @@ async def test_without_an_answer_the_order_stays_and_is_tried_again_later(
     world.gateway.next(trouble)
     order = await pending(world)
 
-    assert await process.settlement.settle(order, budget_s=LONG_S) == order
+    assert await process.settlement.settle(order, until=Deadline.after(LONG_S)) == order
 
     assert await world.store.get(order.id) == order
     assert process.journal == ["charge", "defer"]
@@ -151,7 +150,9 @@ async def test_the_worker_s_attempts_make_the_rest_longer(world: World) -> None:
     world.gateway.next(Trouble.UNREACHABLE)
     order = await pending(world)
 
-    await process.settlement.settle_leased(LeasedOrder(order, attempts=3), budget_s=LONG_S)
+    await process.settlement.settle_leased(
+        LeasedOrder(order, attempts=3), until=Deadline.after(LONG_S)
+    )
 
     (told,) = process.events
     assert isinstance(told, SettlementDeferred)
@@ -164,7 +165,7 @@ async def test_what_a_caller_was_refused_the_worker_asks_once_more(world: World)
     world.gateway.next(Trouble.REFUSED)
     order = await pending(world)
 
-    assert await process.settlement.settle(order, budget_s=LONG_S) == order
+    assert await process.settlement.settle(order, until=Deadline.after(LONG_S)) == order
 
     (told,) = process.events
     assert isinstance(told, SettlementDeferred)
@@ -177,8 +178,8 @@ async def test_a_lost_answer_is_found_again_under_the_same_key(world: World) -> 
     world.gateway.next(Trouble.ANSWER_LOST)
     order = await pending(world)
 
-    await process.settlement.settle(order, budget_s=LONG_S)
-    settled = await process.settlement.settle(order, budget_s=LONG_S)
+    await process.settlement.settle(order, until=Deadline.after(LONG_S))
+    settled = await process.settlement.settle(order, until=Deadline.after(LONG_S))
 
     assert settled.state is PAID
     assert world.gateway.methods == ["charge", "charge"]
@@ -196,23 +197,163 @@ async def work(world: World, process: Process) -> None:
     """The worker's turn, a day later."""
     world.clock.advance(timedelta(days=1))
     for leased in await due(world, timedelta()):
-        await process.settlement.settle_leased(leased, budget_s=LONG_S)
+        await process.settlement.settle_leased(leased, until=Deadline.after(LONG_S))
 
 
 @pytest.mark.parametrize("refunds", [False, True], ids=["a charge", "a refund"])
-async def test_what_the_worker_is_refused_is_parked_at_once(world: World, refunds: bool) -> None:
+async def test_order_that_the_worker_is_refused_twice_is_parked(
+    world: World, refunds: bool
+) -> None:
     process = Process(world)
     order = await (refunding(world) if refunds else pending(world))
-    world.gateway.next(Trouble.REFUSED)
+    world.gateway.next(Trouble.REFUSED, Trouble.REFUSED)
 
+    await work(world, process)
+    assert await parked(world) == [], "it is asked about once more"
     await work(world, process)
 
     assert await parked(world) == [order], "as it was, but for that"
     assert await due(world, timedelta(days=2)) == []
+    deferred, told = process.events
+    assert isinstance(deferred, SettlementDeferred)
+    assert isinstance(told, SettlementParked)
+    assert (told.order_id, told.attempts) == (order.id, 2)
+    assert told.reason == "REFUSED_INVALID_ARGUMENT: AS_TOLD"
+    assert isinstance(told.cause, PaymentRefused)
+    [stored] = await world.store.parked(limit=1)
+    assert (stored.reason, stored.attempts) == (told.reason, 2)
+
+
+async def test_refusals_that_hit_many_orders_park_none_of_them(world: World) -> None:
+    process = Process(world)
+    orders = [await pending(world, number) for number in range(1, 9)]
+    world.gateway.next(*[Trouble.REFUSED] * 8 * 4)
+
+    for _ in range(4):
+        await work(world, process)
+    assert await parked(world) == []
+
+    await work(world, process)  # The gateway is well again.
+    assert {(await world.store.get(order.id)).state for order in orders} == {PAID}
+    assert len(world.gateway.ledger.entries()) == 8
+
+
+# --- wrong answers ---------------------------------------------------------------------
+
+
+class Liar(FakeGateway):
+    """A gateway whose answers do not fit the question, whatever it does."""
+
+    async def find(self, order: Order) -> Payment | None:
+        raise PaymentInvalid(order.id, "amount", "the amount is not the order's total")
+
+    async def charge(self, order: Order) -> Payment:
+        await super().charge(order)
+        raise PaymentInvalid(order.id, "amount", "the amount is not the order's total")
+
+
+@pytest.mark.parametrize("by_worker", [False, True])
+async def test_order_is_parked_after_a_wrong_answer(world: World, by_worker: bool) -> None:
+    process = Process(world, gateway=Liar(world.clock))
+    order = await pending(world)
+
+    if by_worker:
+        await work(world, process)
+    else:
+        assert await process.settlement.settle(order, until=Deadline.after(LONG_S)) == order
+
+    assert await world.store.get(order.id) == order
+    [stored] = await world.store.parked(limit=10)
+    assert stored.reason == "ANSWER_INVALID: amount"
     (told,) = process.events
     assert isinstance(told, SettlementParked)
-    assert (told.order_id, told.attempts) == (order.id, 1)
-    assert isinstance(told.cause, PaymentRefused)
+    assert isinstance(told.cause, PaymentInvalid)
+
+
+async def test_answer_refunded_parks_a_pending_order(world: World) -> None:
+    order = await pending(world)
+    await world.gateway.charge(order)
+    await world.gateway.refund(order)
+    process = Process(world)
+
+    assert await process.settlement.settle(order, until=Deadline.after(LONG_S)) == order
+
+    [stored] = await world.store.parked(limit=10)
+    assert stored.reason == "ANSWER_INVALID: state"
+
+
+async def test_answer_about_a_later_version_parks_nothing(world: World) -> None:
+    asking = Hold("gateway", "charge")
+    slow, other = Process(world, pass_=asking), Process(world)
+    order = await pending(world)
+    charging = asyncio.create_task(slow.settlement.settle(order, until=Deadline.after(LONG_S)))
+    await asking.reached()
+
+    await other.settlement.settle(order, until=Deadline.after(LONG_S))
+    cancelled = await other.cancel(order.id)
+    asking.open()
+
+    assert await charging == cancelled
+    assert await parked(world) == []
+    assert [type(event) for event in slow.events] == []
+
+
+async def test_wrong_answer_to_a_void_parks_the_order_and_fails_the_caller(world: World) -> None:
+    class VoidLiar(FakeGateway):
+        async def void(self, order: Order) -> Payment:
+            raise PaymentInvalid(order.id, "idempotency_key", "it is about another payment")
+
+    order = await pending(world)
+    with pytest.raises(PaymentInvalid):
+        await Process(world, gateway=VoidLiar(world.clock)).cancel(order.id)
+    [stored] = await world.store.parked(limit=10)
+    assert (stored.order, stored.reason) == (order, "ANSWER_INVALID: idempotency_key")
+
+
+async def test_an_unforeseen_error_backs_off_like_every_other(world: World) -> None:
+    class Broken(FakeGateway):
+        async def find(self, order: Order) -> Payment | None:
+            raise AttributeError("a defect")
+
+    process = Process(world, gateway=Broken(world.clock))
+    order = await pending(world)
+    await work(world, process)
+    (told,) = process.events
+    assert isinstance(told, SettlementDeferred)
+    assert isinstance(told.cause.__cause__, AttributeError)
+    assert await world.store.get(order.id) == order
+
+
+# --- the worker asks before it charges -------------------------------------------------
+
+
+async def test_the_worker_asks_for_the_payment_before_it_charges(world: World) -> None:
+    process = Process(world)
+    world.gateway.next(Trouble.ANSWER_LOST)
+    order = await pending(world)
+    await process.settlement.settle(order, until=Deadline.after(LONG_S))
+
+    await work(world, process)
+
+    assert (await world.store.get(order.id)).state is PAID
+    assert world.gateway.methods == ["charge", "find"]
+    assert len(world.gateway.ledger.entries()) == 1
+
+
+async def test_the_worker_charges_where_there_is_no_payment(world: World) -> None:
+    process = Process(world)
+    order = await pending(world)
+    await work(world, process)
+    assert (await world.store.get(order.id)).state is PAID
+    assert world.gateway.methods == ["find", "charge"]
+
+
+async def test_a_payment_that_was_voided_before_cancels_the_order(world: World) -> None:
+    process = Process(world)
+    order = await pending(world)
+    await world.gateway.void(order)
+    await work(world, process)
+    assert (await world.store.get(order.id)).state is CANCELLED
 
 
 async def test_a_caller_s_own_tries_never_park_it(world: World) -> None:
@@ -221,7 +362,7 @@ async def test_a_caller_s_own_tries_never_park_it(world: World) -> None:
     world.gateway.next(Trouble.REFUSED, Trouble.UNREACHABLE)
 
     for _ in range(2):
-        await process.settlement.settle(order, budget_s=LONG_S)
+        await process.settlement.settle(order, until=Deadline.after(LONG_S))
 
     assert await parked(world) == []
 
@@ -290,8 +431,10 @@ async def test_a_released_order_is_asked_about_again_as_often_as_before(world: W
 async def test_a_parked_order_can_be_cancelled(world: World) -> None:
     process = Process(world, max_attempts=1)
     order = await pending(world)
-    world.gateway.next(Trouble.ANSWER_LOST)
+    world.gateway.next(Trouble.ANSWER_LOST, Trouble.UNREACHABLE)
+    await process.settlement.settle(order, until=Deadline.after(LONG_S))
     await work(world, process)
+    assert await parked(world) == [order]
 
     assert (await process.cancel(order.id)).state is CANCELLED
 
@@ -339,7 +482,8 @@ async def test_200_callers_share_one_attempt_and_its_answer(world: World) -> Non
     world.gateway.next(Trouble.HANG)
     order = await pending(world)
     callers = [
-        asyncio.create_task(process.settlement.settle(order, budget_s=LONG_S)) for _ in range(200)
+        asyncio.create_task(process.settlement.settle(order, until=Deadline.after(LONG_S)))
+        for _ in range(200)
     ]
     await until(lambda: world.gateway.methods == ["charge"])
     world.gateway.release()
@@ -370,10 +514,10 @@ async def test_different_orders_do_not_wait_for_each_other(world: World) -> None
     process = Process(world)
     world.gateway.next(Trouble.HANG)
     slow, quick = await pending(world, 1), await pending(world, 2)
-    waiting = asyncio.create_task(process.settlement.settle(slow, budget_s=LONG_S))
+    waiting = asyncio.create_task(process.settlement.settle(slow, until=Deadline.after(LONG_S)))
     await until(lambda: len(world.gateway.calls) == 1)
 
-    assert (await process.settlement.settle(quick, budget_s=LONG_S)).state is PAID
+    assert (await process.settlement.settle(quick, until=Deadline.after(LONG_S))).state is PAID
     assert not waiting.done()
 
     world.gateway.release()
@@ -384,13 +528,13 @@ async def test_a_refund_does_not_wait_for_a_charge_that_hangs(world: World) -> N
     process = Process(world)
     world.gateway.next(Trouble.HANG_ANSWER)
     order = await pending(world)
-    charging = asyncio.create_task(process.settlement.settle(order, budget_s=LONG_S))
+    charging = asyncio.create_task(process.settlement.settle(order, until=Deadline.after(LONG_S)))
     await until(lambda: world.gateway.methods == ["charge"])
     await world.store.save(order.paid(world.clock()))
     under_refund = order.paid(world.clock()).refunding(world.clock())
     await world.store.save(under_refund, lease=LEASE)
 
-    refunded = await process.settlement.settle(under_refund, budget_s=LONG_S)
+    refunded = await process.settlement.settle(under_refund, until=Deadline.after(LONG_S))
 
     assert (refunded.state, refunded.version) == (CANCELLED, 4)
     world.gateway.release()
@@ -402,8 +546,8 @@ async def test_an_attempt_that_ended_is_not_joined_again(world: World) -> None:
     world.gateway.next(Trouble.UNREACHABLE)
     order = await pending(world)
 
-    assert await process.settlement.settle(order, budget_s=LONG_S) == order
-    assert (await process.settlement.settle(order, budget_s=LONG_S)).state is PAID
+    assert await process.settlement.settle(order, until=Deadline.after(LONG_S)) == order
+    assert (await process.settlement.settle(order, until=Deadline.after(LONG_S))).state is PAID
 
 
 # --- callers that leave ----------------------------------------------------------------
@@ -413,7 +557,7 @@ async def test_a_cancelled_caller_leaves_the_attempt_to_go_on(world: World) -> N
     process = Process(world)
     world.gateway.next(Trouble.HANG)
     order = await pending(world)
-    caller = asyncio.create_task(process.settlement.settle(order, budget_s=LONG_S))
+    caller = asyncio.create_task(process.settlement.settle(order, until=Deadline.after(LONG_S)))
     await until(lambda: world.gateway.methods == ["charge"])
 
     caller.cancel()
@@ -431,7 +575,8 @@ async def test_one_caller_s_cancellation_is_not_the_others(world: World) -> None
     world.gateway.next(Trouble.HANG)
     order = await pending(world)
     first, second = (
-        asyncio.create_task(process.settlement.settle(order, budget_s=LONG_S)) for _ in range(2)
+        asyncio.create_task(process.settlement.settle(order, until=Deadline.after(LONG_S)))
+        for _ in range(2)
     )
     await until(lambda: world.gateway.methods == ["charge"])
 
@@ -450,7 +595,7 @@ async def test_past_its_budget_a_caller_gets_the_order_as_it_is_and_the_attempt_
     process = Process(world, pass_=writing)
     order = await pending(world)
 
-    assert await process.settlement.settle(order, budget_s=0.01) == order
+    assert await process.settlement.settle(order, until=Deadline.after(0.01)) == order
 
     await writing.reached()
     assert (await world.store.get(order.id)).state is PENDING
@@ -463,10 +608,10 @@ async def test_who_joins_with_less_time_waits_less(world: World) -> None:
     process = Process(world)
     world.gateway.next(Trouble.HANG)
     order = await pending(world)
-    first = asyncio.create_task(process.settlement.settle(order, budget_s=LONG_S))
+    first = asyncio.create_task(process.settlement.settle(order, until=Deadline.after(LONG_S)))
     await until(lambda: world.gateway.methods == ["charge"])
 
-    assert await process.settlement.settle(order, budget_s=0) == order
+    assert await process.settlement.settle(order, until=Deadline.after(0)) == order
     assert not first.done()
 
     world.gateway.release()
@@ -479,7 +624,7 @@ async def test_an_attempt_that_fails_with_no_caller_left_fails_in_silence(world:
     process = Process(world, pass_=Fail("store", "save", StoreUnavailable("disk full")))
     world.gateway.next(Trouble.HANG)
     order = await pending(world)
-    caller = asyncio.create_task(process.settlement.settle(order, budget_s=LONG_S))
+    caller = asyncio.create_task(process.settlement.settle(order, until=Deadline.after(LONG_S)))
     await until(lambda: world.gateway.methods == ["charge"])
     caller.cancel()
     await asyncio.wait({caller})
@@ -497,25 +642,24 @@ async def test_an_attempt_that_fails_with_no_caller_left_fails_in_silence(world:
 # --- time ------------------------------------------------------------------------------
 
 
-async def test_the_gateway_gets_the_budget_less_the_reserve(world: World) -> None:
-    process = Process(world, reserve_s=2.0)
+async def test_the_gateway_gets_the_deadline_of_the_attempt(world: World) -> None:
+    process = Process(world)
     order = await pending(world)
-    before = time.monotonic()
+    given = Deadline.after(7.0)
     with deadline.within(Deadline.after(1.0)):  # The caller's own is not the attempt's.
-        await process.settlement.settle(order, budget_s=7.0)
-    after = time.monotonic()
+        await process.settlement.settle(order, until=given)
 
     (call,) = world.gateway.calls
-    assert call.deadline is not None
-    assert before + 5.0 <= call.deadline.at_s <= after + 5.0
+    assert call.deadline == given
 
 
 async def test_a_gateway_that_hangs_beyond_its_time_is_no_answer(world: World) -> None:
-    process = Process(world, reserve_s=LONG_S)
+    process = Process(world)
     world.gateway.next(Trouble.HANG)
     order = await pending(world)
 
-    assert await process.settlement.settle(order, budget_s=LONG_S + 0.01) == order
+    assert await process.settlement.settle(order, until=Deadline.after(0.01)) == order
+    await until(lambda: bool(process.events))
 
     (told,) = process.events
     assert isinstance(told, SettlementDeferred)
@@ -536,7 +680,7 @@ async def test_what_is_known_is_written_down_however_late_it_is(
     world.gateway.next(trouble)
     order = await pending(world)
     with deadline.within(Deadline.after(-1)):
-        await process.settlement.settle(order, budget_s=0.0)
+        await process.settlement.settle(order, until=Deadline.after(0.0))
     await until(lambda: not tasks_left())
 
     assert deadlines == [None, None]
@@ -550,10 +694,10 @@ async def test_a_conflict_with_the_same_outcome_returns_what_was_written(world: 
     writing = Hold("store", "save")
     process, other = Process(world, pass_=writing), Process(world)
     order = await pending(world)
-    late = asyncio.create_task(process.settlement.settle(order, budget_s=LONG_S))
+    late = asyncio.create_task(process.settlement.settle(order, until=Deadline.after(LONG_S)))
     await writing.reached()
 
-    first = await other.settlement.settle(order, budget_s=LONG_S)
+    first = await other.settlement.settle(order, until=Deadline.after(LONG_S))
     writing.open()
 
     assert await late == first
@@ -566,7 +710,7 @@ async def test_a_conflict_with_a_refund_goes_on_with_the_refund(world: World) ->
     process, other = Process(world, pass_=writing), Process(world)
     world.gateway.next(Trouble.NONE, Trouble.NONE, Trouble.UNREACHABLE)
     order = await pending(world)
-    late = asyncio.create_task(process.settlement.settle(order, budget_s=LONG_S))
+    late = asyncio.create_task(process.settlement.settle(order, until=Deadline.after(LONG_S)))
     await writing.reached()
     assert (await other.cancel(order.id)).state is REFUNDING
     writing.open()
@@ -590,12 +734,12 @@ async def test_a_failed_write_reaches_every_caller_and_the_next_attempt_mends_it
     order = await pending(world)
 
     results = await asyncio.gather(
-        *(process.settlement.settle(order, budget_s=LONG_S) for _ in range(3)),
+        *(process.settlement.settle(order, until=Deadline.after(LONG_S)) for _ in range(3)),
         return_exceptions=True,
     )
     assert results == [failure] * 3
 
-    assert (await process.settlement.settle(order, budget_s=LONG_S)).state is PAID
+    assert (await process.settlement.settle(order, until=Deadline.after(LONG_S))).state is PAID
     assert len(world.gateway.ledger.entries()) == 1
 
 
@@ -605,7 +749,7 @@ async def test_a_failed_defer_leaves_the_order_to_its_lease(world: World) -> Non
     order = await pending(world)
 
     with pytest.raises(StoreUnavailable):
-        await process.settlement.settle(order, budget_s=LONG_S)
+        await process.settlement.settle(order, until=Deadline.after(LONG_S))
 
     assert process.events == []
     assert [leased.order for leased in await due(world, LEASE)] == [order]
@@ -623,7 +767,8 @@ async def test_drain_waits_for_the_attempts_under_way(world: World) -> None:
     world.gateway.next(Trouble.HANG, Trouble.HANG)
     orders = [await pending(world, 1), await pending(world, 2)]
     callers = [
-        asyncio.create_task(process.settlement.settle(order, budget_s=LONG_S)) for order in orders
+        asyncio.create_task(process.settlement.settle(order, until=Deadline.after(LONG_S)))
+        for order in orders
     ]
     await until(lambda: len(world.gateway.calls) == 2)
 
@@ -643,7 +788,7 @@ async def test_drain_cuts_late_attempts_short_and_their_orders_are_found_again(
     process = Process(world)
     world.gateway.next(Trouble.HANG_ANSWER)
     order = await pending(world)
-    caller = asyncio.create_task(process.settlement.settle(order, budget_s=LONG_S))
+    caller = asyncio.create_task(process.settlement.settle(order, until=Deadline.after(LONG_S)))
     await until(lambda: world.gateway.methods == ["charge"])
     caller.cancel()
     await asyncio.wait({caller})

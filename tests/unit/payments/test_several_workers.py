@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
+from typing import TypeVar
 from uuid import UUID
 
 from hypothesis import given, settings
@@ -24,9 +25,12 @@ from fakes.gateway import FakeGateway, Trouble
 from fakes.orders import NOW, new_order
 from fakes.process import LONG_S, Process, World
 from fakes.steps import Point
+from orderflow_client.resilience.deadline import Deadline
 from orderflow_server.orders.order import Order, OrderState
 from orderflow_server.orders.ports import LeasedOrder, Payment, PaymentState
 from orderflow_server.payments.worker import PaymentWorker, WorkerOptions
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,9 @@ class SlowGateway:
         self._under_way: Counter[UUID] = Counter()
         self.at_once = 0
 
+    async def find(self, order: Order) -> Payment | None:
+        return await self._ask(order, self._gateway.find)
+
     async def charge(self, order: Order) -> Payment:
         return await self._ask(order, self._gateway.charge)
 
@@ -100,7 +107,7 @@ class SlowGateway:
     async def void(self, order: Order) -> Payment:
         return await self._ask(order, self._gateway.void)
 
-    async def _ask(self, order: Order, how: Callable[[Order], Awaitable[Payment]]) -> Payment:
+    async def _ask(self, order: Order, how: Callable[[Order], Awaitable[T]]) -> T:
         self.at_once += self._under_way[order.id] > 0
         self._under_way[order.id] += 1
         try:
@@ -169,7 +176,7 @@ class Scene:
     async def _settle(self, process: Process, leased: LeasedOrder) -> None:
         leased_at_s = now_s()
         try:
-            await process.settlement.settle_leased(leased, budget_s=LONG_S)
+            await process.settlement.settle_leased(leased, until=Deadline.after(LONG_S))
         finally:
             self.longest_s = max(self.longest_s, now_s() - leased_at_s)
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import grpc
 import pytest
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
@@ -18,17 +19,19 @@ from orderflow_client.resilience.events import BreakerChanged, BreakerState
 from orderflow_server.orders.errors import PaymentUnresolved, StoreUnavailable
 from orderflow_server.orders.money import Money
 from orderflow_server.orders.order import Order, OrderDraft, OrderItem
-from orderflow_server.orders.ports import LeasedOrder
+from orderflow_server.orders.ports import REPEATED_ATTEMPTS, LeasedOrder
 from orderflow_server.payments.pause import GatewayPause
+from orderflow_server.payments.ramp import RecoveryRamp
+from orderflow_server.payments.refusals import RefusalWatch
 from orderflow_server.payments.worker import PaymentWorker, Settle, WorkerOptions
 
 NOW = datetime(2025, 1, 1, tzinfo=UTC)
 OPTIONS = WorkerOptions(concurrency=4, poll_interval_s=1.0, lease_s=30.0)
 
 
-def order(number: int) -> LeasedOrder:
+def order(number: int, attempts: int = 1) -> LeasedOrder:
     draft = OrderDraft(UUID(int=number), "customer", (OrderItem("sku", 1, Money("EUR", 1)),), "t")
-    return LeasedOrder(Order.place(draft, order_id=UUID(int=number), now=NOW), attempts=1)
+    return LeasedOrder(Order.place(draft, order_id=UUID(int=number), now=NOW), attempts)
 
 
 class DueOrders:
@@ -36,6 +39,7 @@ class DueOrders:
 
     Attributes:
         limits: The `limit` of every call so far.
+        repeated: The `repeated` of every call so far.
         failures: Raised, one per call, before anything is given out.
         hold: Blocks the calls while it is not set.
     """
@@ -43,6 +47,7 @@ class DueOrders:
     def __init__(self, due: Sequence[LeasedOrder] = ()) -> None:
         self.due = list(due)
         self.limits: list[int] = []
+        self.repeated: list[int | None] = []
         self.failures: list[Exception] = []
         self.hold = asyncio.Event()
         self.hold.set()
@@ -51,11 +56,15 @@ class DueOrders:
         self, *, lease: timedelta, limit: int, repeated: int | None = None
     ) -> Sequence[LeasedOrder]:
         self.limits.append(limit)
+        self.repeated.append(repeated)
         await self.hold.wait()
         assert lease == timedelta(seconds=OPTIONS.lease_s)
         if self.failures:
             raise self.failures.pop(0)
-        leased, self.due = self.due[:limit], self.due[limit:]
+        fresh = [each for each in self.due if each.attempts <= REPEATED_ATTEMPTS]
+        others = [each for each in self.due if each.attempts > REPEATED_ATTEMPTS]
+        leased = (fresh + others[: len(others) if repeated is None else repeated])[:limit]
+        self.due = [each for each in self.due if each not in leased]
         return leased
 
 
@@ -88,8 +97,11 @@ async def working(
     settle: Settle,
     naps: Callable[[float], Awaitable[None]],
     pause: GatewayPause | None = None,
+    ramp: RecoveryRamp | None = None,
 ) -> AsyncIterator[tuple[PaymentWorker, asyncio.Task[None]]]:
-    worker = PaymentWorker(store=store, settle=settle, options=OPTIONS, pause=pause, sleep=naps)
+    worker = PaymentWorker(
+        store=store, settle=settle, options=OPTIONS, pause=pause, ramp=ramp, sleep=naps
+    )
     running = asyncio.create_task(worker.run())
     try:
         yield worker, running
@@ -300,6 +312,87 @@ async def test_an_outage_costs_one_order_at_a_time_an_attempt() -> None:
             gateway.now_s += 1.0
             await naps.next()
             assert tried == list(range(1, probes + 1))
+
+
+REPEATED = REPEATED_ATTEMPTS + 1
+
+
+async def test_orders_that_failed_repeatedly_hold_a_quarter_of_the_slots_at_most() -> None:
+    store, naps = DueOrders([order(n, REPEATED) for n in range(1, 26)]), Naps()
+    hang = asyncio.Event()
+    begun: list[int] = []
+
+    async def settle(leased: LeasedOrder) -> None:
+        begun.append(leased.order.id.int)
+        if leased.attempts == REPEATED:
+            await hang.wait()
+
+    async with working(store, settle, naps):
+        await naps.fallen_asleep()
+        assert begun == [1], "one of four slots"
+        store.due += [order(n) for n in range(100, 150)]
+        await naps.next()
+        assert begun == [1, *range(100, 150)], "the others go on"
+
+        hang.set()
+        await until(lambda: len(begun) == 25 + 50)
+
+
+async def test_a_probe_is_a_fresh_order_when_there_is_one() -> None:
+    due = [order(1, REPEATED), order(2, REPEATED), order(3)]
+    store, naps, gateway = DueOrders(due), Naps(), Gateway()
+    tried: list[int] = []
+
+    async def settle(leased: LeasedOrder) -> None:
+        tried.append(leased.order.id.int)
+
+    gateway.breaker(BreakerState.OPEN, open_for_s=1.0)
+    gateway.now_s += 1.0
+    async with working(store, settle, naps, gateway.pause):
+        await until(lambda: len(tried) == 2)
+        assert tried == [3, 1], "and one that failed repeatedly when there is none"
+
+
+async def test_while_refusals_are_widespread_one_order_is_tried_at_a_time() -> None:
+    store, naps = DueOrders([order(n) for n in range(1, 30)]), Naps()
+    now_s = 1_000.0
+    watch = RefusalWatch(lambda _: None, clock=lambda: now_s)
+    tried: list[int] = []
+
+    async def settle(leased: LeasedOrder) -> None:
+        tried.append(leased.order.id.int)
+        if now_s < 1_010.0:
+            watch.refused(leased.order.id, grpc.StatusCode.UNIMPLEMENTED)
+        else:
+            watch.answered()
+
+    async with working(store, settle, naps, GatewayPause(watch, clock=lambda: now_s)):
+        await naps.fallen_asleep()
+        begun = len(tried)
+        assert begun <= 8, "what had begun when it was noticed"
+        while now_s < 1_010.0:
+            now_s += naps.delays[-1]
+            await naps.next()
+        assert len(tried) <= begun + 5
+        while len(tried) < 29:
+            now_s += naps.delays[-1]
+            await naps.next()
+
+
+async def test_after_an_outage_it_starts_orders_as_the_ramp_allows() -> None:
+    store, desk, naps = DueOrders([order(n) for n in range(1, 101)]), Desk(), Naps()
+    now_s = 0.0
+    ramp = RecoveryRamp(max_per_s=10, clock=lambda: now_s)
+    closed = BreakerChanged(
+        name="gateway", old=BreakerState.HALF_OPEN, new=BreakerState.CLOSED, open_for_s=0.0
+    )
+    ramp(closed)
+    async with working(store, desk, naps, ramp=ramp):
+        while now_s < 5.0:
+            await naps.fallen_asleep()
+            now_s += max(naps.delays[-1], 0.001)
+            await naps.next()
+        assert len(desk.settled) == pytest.approx(50, abs=5)
 
 
 async def test_a_pause_ends_at_once_when_it_is_stopped() -> None:

@@ -8,9 +8,10 @@ from prometheus_client import CollectorRegistry
 
 from fakes.batches import batch_ended
 from fakes.orders import NOW, new_order
-from orderflow_server.orders.errors import PaymentUnresolved, StoreUnavailable
+from orderflow_server.orders.errors import PaymentInvalid, PaymentUnresolved, StoreUnavailable
 from orderflow_server.orders.order import OrderState
 from orderflow_server.payments.gateway import PaymentRefused
+from orderflow_server.payments.refusals import RefusalsWidespread
 from orderflow_server.payments.settlement import (
     OrderSettled,
     SettlementDeferred,
@@ -23,7 +24,7 @@ NO_CHANGES = dict.fromkeys(
     ("PENDING_PAYMENT", "PAID", "PAYMENT_DECLINED", "REFUNDING", "CANCELLED"), 0.0
 )
 NO_PAYMENTS = dict.fromkeys(
-    ("PAID", "PAYMENT_DECLINED", "CANCELLED", "unresolved", "refused", "parked"), 0.0
+    ("PAID", "PAYMENT_DECLINED", "CANCELLED", "unresolved", "refused", "invalid", "parked"), 0.0
 )
 ORDER = new_order()
 
@@ -82,13 +83,22 @@ def test_a_batch_that_was_not_written_changes_no_order() -> None:
             deferred(PaymentRefused(ORDER.id, grpc.StatusCode.FAILED_PRECONDITION, "REFUND_LATER")),
             "refused",
         ),
-        (SettlementParked(ORDER.id, 1440, PaymentUnresolved(ORDER.id)), "parked"),
+        (SettlementParked(ORDER.id, 1440, "ANY", PaymentUnresolved(ORDER.id)), "parked"),
+        (SettlementParked(ORDER.id, 1, "ANY", PaymentInvalid(ORDER.id, "amount", "")), "invalid"),
     ],
 )
 def test_a_settlement_is_counted_by_how_it_ended(event: SettlementEvent, outcome: str) -> None:
     registry = CollectorRegistry()
     OrderMetrics(registry).on_settlement(event)
     assert payments(registry) == NO_PAYMENTS | {outcome: 1.0}
+
+
+def test_a_gateway_that_refuses_order_after_order_shows_in_a_gauge() -> None:
+    registry = CollectorRegistry()
+    metrics = OrderMetrics(registry)
+    for active in (True, False):
+        metrics.on_settlement(RefusalsWidespread(active, grpc.StatusCode.UNIMPLEMENTED))
+        assert registry.get_sample_value("orderflow_gateway_refusing") == active
 
 
 def test_a_settled_order_may_be_in_any_state_that_does_not_await_the_gateway() -> None:
