@@ -165,6 +165,7 @@ async def test_what_became_of_orders_is_told(it: Observed) -> None:
         ("CANCELLED",): 0,
         ("unresolved",): 1,
         ("refused",): 1,
+        ("invalid",): 0,
         ("parked",): 0,
     }
     # Four placed, two settled, two deferred; each was alone.
