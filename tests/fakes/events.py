@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
+from uuid import UUID
 
 from fakes.orders import LEASE_FOR, NOW, new_order
 from fakes.steps import Pass, _Stepped
 from fakes.store import FakeOrderStore
 from orderflow_server.events.ports import EventPublisher, event_id
 from orderflow_server.orders.order import Order
-from orderflow_server.orders.ports import Outbox, OutboxEvent
+from orderflow_server.orders.ports import Outbox, OutboxEvent, RefusedEvent
 
 
 class FakePublisher:
@@ -23,6 +24,9 @@ class FakePublisher:
         unready: Raised by `prepare`, one per call, before it succeeds.
         failing: Ids of events that cannot be published.
         open: While it is not set, `publish` waits.
+        hanging: Ids of events that wait for their own event.
+        attempts: How many publications began.
+        most_under_way: Highest number under way at a time.
     """
 
     def __init__(self) -> None:
@@ -32,15 +36,22 @@ class FakePublisher:
         self.failing: dict[str, Exception] = {}
         self.open = asyncio.Event()
         self.open.set()
+        self.hanging: dict[str, asyncio.Event] = {}
+        self.attempts = 0
+        self.most_under_way = 0
 
     async def prepare(self) -> None:
         if self.unready:
             raise self.unready.pop(0)
 
     async def publish(self, event: OutboxEvent) -> None:
+        self.attempts += 1
         self.under_way += 1
         try:
+            self.most_under_way = max(self.most_under_way, self.under_way)
             await self.open.wait()
+            if event_id(event.order) in self.hanging:
+                await self.hanging[event_id(event.order)].wait()
         finally:
             self.under_way -= 1
         if event_id(event.order) in self.failing:
@@ -71,11 +82,29 @@ class SteppedOutbox(_Stepped):
             "give_up_lease", None, lambda: self._outbox.give_up_lease(name, holder=holder)
         )
 
-    async def unpublished(self, *, limit: int) -> Sequence[OutboxEvent]:
-        return await self._step("unpublished", None, lambda: self._outbox.unpublished(limit=limit))
+    async def unpublished(
+        self, *, limit: int, without: Collection[UUID] = ()
+    ) -> Sequence[OutboxEvent]:
+        return await self._step(
+            "unpublished", None, lambda: self._outbox.unpublished(limit=limit, without=without)
+        )
 
     async def mark_published(self, sequences: Sequence[int]) -> None:
         await self._step("mark_published", None, lambda: self._outbox.mark_published(sequences))
+
+    async def refuse(self, reasons: Mapping[int, str]) -> None:
+        await self._step("refuse", None, lambda: self._outbox.refuse(reasons))
+
+    async def refused(self, *, limit: int) -> Sequence[RefusedEvent]:
+        return await self._step("refused", None, lambda: self._outbox.refused(limit=limit))
+
+    async def retry_refused(self, sequences: Sequence[int] | None = None) -> Sequence[int]:
+        return await self._step(
+            "retry_refused", None, lambda: self._outbox.retry_refused(sequences)
+        )
+
+    async def skip_refused(self, sequences: Sequence[int]) -> Sequence[int]:
+        return await self._step("skip_refused", None, lambda: self._outbox.skip_refused(sequences))
 
 
 class SteppedPublisher(_Stepped):

@@ -5,7 +5,7 @@ The same contract suite runs over it and over the real ones.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -20,6 +20,7 @@ from orderflow_server.orders.ports import (
     LeasedOrder,
     OutboxEvent,
     ParkedOrder,
+    RefusedEvent,
     Waiting,
 )
 
@@ -36,6 +37,7 @@ class FakeOrderStore:
         self._parked: dict[UUID, tuple[datetime, str]] = {}
         self._events: list[Order] = []  # The order after each change; the first has sequence 1.
         self._published: set[int] = set()
+        self._refused: dict[int, tuple[datetime, str]] = {}
         self._named_leases: dict[str, tuple[str, datetime]] = {}
 
     async def place(self, order: Order, *, lease: timedelta) -> Order:
@@ -132,6 +134,7 @@ class FakeOrderStore:
                 self._age(unpublished[0].order.update_time) if unpublished else None,
             ),
             parked=len(self._parked),
+            refused=len(await self.refused(limit=len(self._events))) if events else 0,
         )
 
     async def take_lease(self, name: str, *, holder: str, lease: timedelta) -> bool:
@@ -146,16 +149,59 @@ class FakeOrderStore:
         if name in self._named_leases and self._named_leases[name][0] == holder:
             del self._named_leases[name]
 
-    async def unpublished(self, *, limit: int) -> Sequence[OutboxEvent]:
+    async def unpublished(
+        self, *, limit: int, without: Collection[UUID] = ()
+    ) -> Sequence[OutboxEvent]:
+        refusals = await self.refused(limit=len(self._events))
         waiting = [
             OutboxEvent(sequence, order)
             for sequence, order in enumerate(self._events, start=1)
             if sequence not in self._published
+            and not any(
+                refused.order_id == order.id and refused.version <= order.version
+                for refused in refusals
+            )
+            and order.id not in without
         ]
         return waiting[:limit]
 
     async def mark_published(self, sequences: Sequence[int]) -> None:
         self._published.update(n for n in sequences if 0 < n <= len(self._events))
+
+    async def refuse(self, reasons: Mapping[int, str]) -> None:
+        for sequence, reason in reasons.items():
+            if 0 < sequence <= len(self._events) and sequence not in self._published:
+                self._refused.setdefault(sequence, (self._now(), reason))
+
+    async def refused(self, *, limit: int) -> Sequence[RefusedEvent]:
+        return [
+            self._refused_event(sequence)
+            for sequence in sorted(self._refused.keys() - self._published)[:limit]
+        ]
+
+    def _refused_event(self, sequence: int) -> RefusedEvent:
+        order = self._events[sequence - 1]
+        since, reason = self._refused[sequence]
+        return RefusedEvent(
+            sequence=sequence,
+            order_id=order.id,
+            version=order.version,
+            state=order.state,
+            reason=reason,
+            age=self._age(since),
+        )
+
+    async def retry_refused(self, sequences: Sequence[int] | None = None) -> Sequence[int]:
+        now = self._refused.keys() - self._published
+        retried = now if sequences is None else now & set(sequences)
+        for sequence in retried:
+            del self._refused[sequence]
+        return tuple(sorted(retried))
+
+    async def skip_refused(self, sequences: Sequence[int]) -> Sequence[int]:
+        skipped = (self._refused.keys() - self._published) & set(sequences)
+        self._published |= skipped
+        return tuple(sorted(skipped))
 
     async def ping(self) -> None:
         pass

@@ -10,7 +10,7 @@ import pytest
 from fakes.clock import FakeClock
 from fakes.orders import LEASE_FOR, NOW, new_order
 from fakes.store import FakeOrderStore
-from orderflow_server.orders.order import Order
+from orderflow_server.orders.order import Order, OrderState
 from orderflow_server.orders.ports import LONGEST_LEASE, OutboxEvent, Waiting
 from orderflow_server.storage.store import EngineOrderStore
 
@@ -108,6 +108,117 @@ async def test_the_backlog_counts_events_for_who_asks(outbox: Store, clock: Fake
     assert (await outbox.backlog(events=True)).events == Waiting(2, 9 * SECOND)
     clock.now = NOW
     assert (await outbox.backlog(events=True)).events == Waiting(2, 0 * SECOND)
+
+
+# Refused events
+
+
+async def refuse(store: Store, *numbers: int, reason: str = "too large") -> list[int]:
+    """Refuse the events with these numbers among the unpublished; return their sequences."""
+    found = await events(store)
+    sequences = [found[number].sequence for number in numbers]
+    await store.refuse(dict.fromkeys(sequences, reason))
+    return sequences
+
+
+async def test_a_refused_event_holds_up_later_versions_of_its_order_only(outbox: Store) -> None:
+    placed = [await outbox.place(new_order(n), lease=LEASE_FOR) for n in range(3)]
+    for order in placed:
+        await outbox.save(order.paid(NOW))
+    # Of the first order the second version is refused, of the second the first.
+    await refuse(outbox, 1, 3)
+    later = await outbox.place(new_order(9), lease=LEASE_FOR)
+    assert await orders(outbox) == [placed[0], placed[2], placed[2].paid(NOW), later]
+    assert await orders(outbox, limit=2) == [placed[0], placed[2]]
+
+
+async def test_refused_events_are_listed_oldest_first_with_their_reason(
+    outbox: Store, clock: FakeClock
+) -> None:
+    order = await outbox.place(new_order(1), lease=LEASE_FOR)
+    await outbox.save(order.paid(NOW))
+    other = await outbox.place(new_order(2), lease=LEASE_FOR)
+    [second] = await refuse(outbox, 2, reason="larger than 1 MB")
+    clock.now += 10 * SECOND
+    [first] = await refuse(outbox, 1, reason='subject "orders.x" \N{SNOWMAN} refused')
+    clock.now += 5 * SECOND
+    await outbox.refuse({first: "again"})
+    listed = await outbox.refused(limit=10)
+    assert [(e.sequence, e.order_id, e.version, e.state, e.reason) for e in listed] == [
+        (first, order.id, 2, OrderState.PAID, 'subject "orders.x" \N{SNOWMAN} refused'),
+        (second, other.id, 1, OrderState.PENDING_PAYMENT, "larger than 1 MB"),
+    ]
+    assert [event.age for event in listed] == [5 * SECOND, 15 * SECOND]
+    assert list(await outbox.refused(limit=1)) == list(listed[:1])
+
+
+async def test_a_retried_event_is_ready_again_with_those_behind_it(outbox: Store) -> None:
+    placed = [await outbox.place(new_order(n), lease=LEASE_FOR) for n in range(3)]
+    await outbox.save(placed[0].paid(NOW))
+    sequences = await refuse(outbox, 0, 1, 2)
+    assert await orders(outbox) == []
+    assert await outbox.retry_refused([sequences[0], 10**15]) == (sequences[0],)
+    assert await outbox.retry_refused([sequences[0]]) == ()
+    assert await orders(outbox) == [placed[0], placed[0].paid(NOW)]
+    assert await outbox.retry_refused() == tuple(sequences[1:])
+    assert await outbox.retry_refused() == ()
+    assert await orders(outbox) == [*placed, placed[0].paid(NOW)]
+    assert list(await outbox.refused(limit=10)) == []
+
+
+async def test_behind_a_skipped_event_the_later_versions_are_ready(outbox: Store) -> None:
+    placed = await outbox.place(new_order(1), lease=LEASE_FOR)
+    paid = placed.paid(NOW)
+    await outbox.save(paid)
+    [sequence] = await refuse(outbox, 0)
+    assert await outbox.skip_refused([sequence, 10**15]) == (sequence,)
+    assert await outbox.skip_refused([sequence]) == ()
+    assert await outbox.retry_refused() == ()
+    assert await orders(outbox) == [paid]
+    assert list(await outbox.refused(limit=10)) == []
+
+
+async def test_only_refused_events_can_be_skipped(outbox: Store) -> None:
+    order = await outbox.place(new_order(1), lease=LEASE_FOR)
+    [event] = await events(outbox)
+    assert await outbox.skip_refused([event.sequence]) == ()
+    assert await orders(outbox) == [order]
+
+
+async def test_a_published_event_cannot_be_refused(outbox: Store) -> None:
+    order = await outbox.place(new_order(1), lease=LEASE_FOR)
+    [event] = await events(outbox)
+    await outbox.mark_published([event.sequence])
+    await outbox.refuse({event.sequence: "late", 10**15: "unknown"})
+    await outbox.refuse({})
+    assert list(await outbox.refused(limit=10)) == []
+    await outbox.save(order.paid(NOW))
+    assert await orders(outbox) == [order.paid(NOW)]
+
+
+async def test_events_of_excluded_orders_are_left_out(outbox: Store) -> None:
+    placed = [await outbox.place(new_order(n), lease=LEASE_FOR) for n in range(4)]
+    await outbox.save(placed[0].paid(NOW))
+    ready = await outbox.unpublished(limit=2, without={placed[0].id, placed[2].id})
+    assert [event.order for event in ready] == [placed[1], placed[3]]
+
+
+async def test_the_backlog_counts_refused_events_apart_and_none_behind_them(
+    outbox: Store, clock: FakeClock
+) -> None:
+    placed = [
+        await outbox.place(new_order(n, now=NOW + n * SECOND), lease=LEASE_FOR) for n in range(3)
+    ]
+    for order in placed:
+        await outbox.save(order.paid(NOW + 10 * SECOND))
+    await refuse(outbox, 0, 4)
+    clock.now = NOW + 10 * SECOND
+    backlog = await outbox.backlog(events=True)
+    assert (backlog.events, backlog.refused) == (Waiting(3, 9 * SECOND), 2)
+    assert (await outbox.backlog()).refused == 0
+    await outbox.retry_refused()
+    backlog = await outbox.backlog(events=True)
+    assert (backlog.events, backlog.refused) == (Waiting(6, 10 * SECOND), 0)
 
 
 # Leases

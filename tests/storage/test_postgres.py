@@ -284,7 +284,11 @@ async def test_processes_that_take_and_mark_the_same_never_lock_each_other_out(
             for n in range(20)[::forth]:
                 name = f"lease {turn} {n}"
                 writes.append(store.take_lease(name, holder="a", lease=LEASE_FOR))
-            writes.append(store.mark_published(sequences[turn * 40 : turn * 40 + 40][::forth]))
+            some = sequences[turn * 40 : turn * 40 + 40][::forth]
+            writes.append(store.refuse(dict.fromkeys(some[:20], "too large")))
+            writes.append(store.skip_refused(some[10:]))
+            writes.append(store.mark_published(some))
+            writes.append(store.retry_refused())
             writes.append(store.lease_due(lease=timedelta(0), limit=50))
         await none_locked_out(*writes)
     assert list(await stores[0].unpublished(limit=10)) == []

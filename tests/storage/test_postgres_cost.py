@@ -16,7 +16,15 @@ from fakes.orders import LEASE_FOR, NOW, new_order
 from orderflow_server.orders.order import OrderQuery, OrderState
 from orderflow_server.orders.ports import LONGEST_LEASE, REPEATED_ATTEMPTS
 from orderflow_server.storage.address import DatabaseAddress
-from orderflow_server.storage.commands import Command, Defer, LeaseDue, Place, Save
+from orderflow_server.storage.commands import (
+    Command,
+    Defer,
+    LeaseDue,
+    MarkPublished,
+    Place,
+    Refuse,
+    Save,
+)
 from orderflow_server.storage.postgres import PostgresOptions, reads, statements
 from orderflow_server.storage.postgres.connecting import Connector
 from orderflow_server.storage.postgres.writes import write_batch
@@ -127,6 +135,38 @@ async def test_a_page_reads_no_more_rows_wherever_it_is_and_however_many_orders_
         plan = await page_plan(own, structs.replace(query, before=before))
         walks = max(1, len(query.states) if query.customer_id is None else 1)
         assert rows_read(plan) <= walks * query.limit
+
+
+@pytest.mark.parametrize("refused", [False, True])
+@pytest.mark.parametrize(
+    ("sql", "parameters"),
+    [
+        (reads.UNPUBLISHED, (10, [])),
+        (reads.WAITING_EVENTS, (None,)),
+        (reads.REFUSED_EVENTS, (None, 10)),
+    ],
+    ids=["unpublished", "waiting", "refused"],
+)
+async def test_what_the_relay_reads_does_not_grow_with_published_events(
+    own: asyncpg.Connection, sql: str, parameters: tuple[Any, ...], *, refused: bool
+) -> None:
+    orders = [new_order(number) for number in range(1000)]
+    await write_batch(own, [Place(order, LEASE_FOR) for order in orders])
+    await write_batch(own, [Save(order.paid(NOW), None) for order in orders])
+    sequences = [n for (n,) in await own.fetch("SELECT sequence FROM events ORDER BY sequence")]
+    await write_batch(own, [MarkPublished(sequences[:-20])])
+    if refused:
+        await write_batch(own, [Refuse({sequences[-20]: "too large", sequences[-10]: "too large"})])
+    for statistics in (False, True):
+        if statistics:
+            await own.execute("ANALYZE")
+        explained = await own.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", *parameters)
+        read = [
+            (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
+            for node in scans(json.loads(explained)[0]["Plan"])
+            if node["Relation Name"] == "events"
+        ]
+        assert sum(read) <= 100
 
 
 async def test_a_batch_takes_a_handful_of_trips_however_large(own: asyncpg.Connection) -> None:

@@ -7,7 +7,7 @@ import contextlib
 import signal
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,27 @@ from orderflow_server.orders.money import Money
 from orderflow_server.orders.order import Order, OrderItem, OrderQuery, OrderState
 from orderflow_server.orders.ports import LONGEST_LEASE
 from orderflow_server.storage.address import DatabaseAddress
-from orderflow_server.storage.commands import Command, Defer, LeaseDue, Place, Save
+from orderflow_server.storage.commands import (
+    Command,
+    Defer,
+    LeaseDue,
+    MarkPublished,
+    Place,
+    Refuse,
+    Save,
+)
 from orderflow_server.storage.dialect import PoisonedBatch
 from orderflow_server.storage.engine import BatchEnded, CommandFailed, EngineOptions
 from orderflow_server.storage.opening import open_store_for
 from orderflow_server.storage.sqlite import SqliteDialect, SqliteOptions
 from orderflow_server.storage.sqlite.dialect import use_wal
-from orderflow_server.storage.sqlite.reads import BACKLOG, page_sql
+from orderflow_server.storage.sqlite.reads import (
+    BACKLOG,
+    REFUSED_EVENTS,
+    UNPUBLISHED,
+    WAITING_EVENTS,
+    page_sql,
+)
 from orderflow_server.storage.sqlite.writes import write_batch
 from orderflow_server.storage.store import EngineOrderStore, open_store
 
@@ -396,6 +410,32 @@ async def test_the_backlog_costs_the_same_however_many_orders_are_at_rest(
     plan = connection.execute(f"EXPLAIN QUERY PLAN {BACKLOG}").fetchall()
     assert any("SEARCH orders USING INDEX orders_by_lease" in step for *_, step in plan)
     assert not any("SCAN orders" in step for *_, step in plan)
+
+
+@pytest.mark.parametrize(
+    ("sql", "parameters"),
+    [(UNPUBLISHED, ("[]", 10)), (WAITING_EVENTS, ()), (REFUSED_EVENTS, (10,))],
+    ids=["unpublished", "waiting", "refused"],
+)
+async def test_what_the_relay_reads_does_not_grow_with_published_events(
+    store: EngineOrderStore, connection: sqlite3.Connection, sql: str, parameters: tuple[Any, ...]
+) -> None:
+    def cost() -> int:
+        before = counted.instructions
+        connection.execute(sql, parameters).fetchall()
+        return counted.instructions - before
+
+    def write(batch: Sequence[Command[Any]]) -> None:
+        write_batch(connection, batch, FakeClock())
+
+    # Two of the events are refused.
+    write([Place(new_order(number), LEASE_FOR) for number in range(20)])
+    write([Refuse({1: "too large", 5: "too large"})])
+    counted = CountedConnection(connection)
+    among_few = cost()
+    write([Place(new_order(number), LEASE_FOR) for number in range(100, 1100)])
+    write([MarkPublished(range(21, 1021))])
+    assert cost() <= among_few * 1.1
 
 
 async def test_a_batch_takes_a_handful_of_statements_however_large(

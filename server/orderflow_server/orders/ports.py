@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
@@ -186,13 +186,16 @@ class Backlog(Value, frozen=True, gc=False, kw_only=True):
     Attributes:
         orders: By state, the orders that await the gateway, each since it entered that state.
             A state that no order is in is missing. Those that are parked are not among them.
-        events: The changes that are not published yet. None unless they were asked for.
+        events: Events that are ready to be published. Neither refused ones nor those behind them.
+            Counted only on request.
         parked: How many orders are parked.
+        refused: Number of refused events. Counted only on request, as `events`.
     """
 
     orders: Mapping[OrderState, Waiting]
     events: Waiting = Waiting()
     parked: int = 0
+    refused: int = 0
 
 
 class OutboxEvent(Value, frozen=True, gc=False):
@@ -205,6 +208,22 @@ class OutboxEvent(Value, frozen=True, gc=False):
 
     sequence: int
     order: Order
+
+
+class RefusedEvent(Value, frozen=True, gc=False, kw_only=True):
+    """An event that the stream refused, and that is not published or skipped since.
+
+    Attributes:
+        state: The order's state at that version.
+        age: Time since the refusal.
+    """
+
+    sequence: int
+    order_id: UUID
+    version: int
+    state: OrderState
+    reason: str
+    age: timedelta
 
 
 class Outbox(Protocol):
@@ -226,15 +245,58 @@ class Outbox(Protocol):
         """Lets anybody have the lease; does nothing when it is another holder's."""
         ...
 
-    async def unpublished(self, *, limit: int) -> Sequence[OutboxEvent]:
-        """Reads the oldest events that are not marked, in the order of their sequence.
+    async def unpublished(
+        self, *, limit: int, without: Collection[UUID] = ()
+    ) -> Sequence[OutboxEvent]:
+        """Read the oldest events that are ready to be published, in the order of their sequence.
 
-        Those of one order come in the order of its versions, without gaps.
+        Events of one order come in the order of its versions, without gaps. Neither refused
+        events nor those behind them are included: later versions of an order wait for its
+        refused event to be published or skipped.
+
+        Args:
+            limit: Maximum number of events.
+            without: Orders whose events are left out.
         """
         ...
 
     async def mark_published(self, sequences: Sequence[int]) -> None:
-        """Has `unpublished` not tell of these events again; again: does nothing."""
+        """Mark events as published. Idempotent."""
+        ...
+
+    async def refuse(self, reasons: Mapping[int, str]) -> None:
+        """Mark events as refused, by the database's clock. Idempotent: the first reason is kept.
+
+        Does nothing to published events.
+
+        Args:
+            reasons: By the event's sequence.
+        """
+        ...
+
+    async def refused(self, *, limit: int) -> Sequence[RefusedEvent]:
+        """Read the oldest refused events, in the order of their sequence."""
+        ...
+
+    async def retry_refused(self, sequences: Sequence[int] | None = None) -> Sequence[int]:
+        """Make refused events ready to be published again. Idempotent.
+
+        Args:
+            sequences: None: all.
+
+        Returns:
+            Sequences of the events that were refused until now, ascending.
+        """
+        ...
+
+    async def skip_refused(self, sequences: Sequence[int]) -> Sequence[int]:
+        """Mark refused events as published without publishing them; keep the refusal on record.
+
+        Later versions of their orders are ready then. Idempotent.
+
+        Returns:
+            Sequences of the events that were refused until now, ascending.
+        """
         ...
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Generic, TypeVar
@@ -120,5 +120,26 @@ class GiveUpLease(Command[None]):
 @dataclass(frozen=True, slots=True)
 class MarkPublished(Command[None]):
     """Takes events out of the outbox."""
+
+    sequences: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse(Command[None]):
+    """Marks events as refused, with a reason for each sequence."""
+
+    reasons: Mapping[int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class RetryRefused(Command[tuple[int, ...]]):
+    """Makes refused events ready again; None: all. Results in their sequences."""
+
+    sequences: Sequence[int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class SkipRefused(Command[tuple[int, ...]]):
+    """Marks refused events as published; results in their sequences."""
 
     sequences: Sequence[int]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID
 
 from orderflow_server.orders.errors import OrderError
 from orderflow_server.orders.order import Order, OrderChange, OrderQuery
-from orderflow_server.orders.ports import Backlog, OutboxEvent, ParkedOrder
+from orderflow_server.orders.ports import Backlog, OutboxEvent, ParkedOrder, RefusedEvent
 from orderflow_server.storage.commands import Command
 
 
@@ -62,7 +62,11 @@ class Dialect(Protocol):
 
     async def backlog(self, *, events: bool) -> Backlog: ...
 
-    async def unpublished(self, limit: int) -> Sequence[OutboxEvent]: ...
+    async def unpublished(
+        self, limit: int, without: Collection[UUID] = ()
+    ) -> Sequence[OutboxEvent]: ...
+
+    async def refused(self, limit: int) -> Sequence[RefusedEvent]: ...
 
     async def ping(self) -> None: ...
 

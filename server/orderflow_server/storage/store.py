@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
@@ -10,7 +10,13 @@ from uuid import UUID
 
 from orderflow_server.orders.errors import OrderNotFound
 from orderflow_server.orders.order import Order, OrderChange, OrderQuery
-from orderflow_server.orders.ports import Backlog, LeasedOrder, OutboxEvent, ParkedOrder
+from orderflow_server.orders.ports import (
+    Backlog,
+    LeasedOrder,
+    OutboxEvent,
+    ParkedOrder,
+    RefusedEvent,
+)
 from orderflow_server.storage.commands import (
     Defer,
     GiveUpLease,
@@ -18,8 +24,11 @@ from orderflow_server.storage.commands import (
     MarkPublished,
     Park,
     Place,
+    Refuse,
     Release,
+    RetryRefused,
     Save,
+    SkipRefused,
     TakeLease,
 )
 from orderflow_server.storage.dialect import Dialect
@@ -85,11 +94,25 @@ class EngineOrderStore:
     async def give_up_lease(self, name: str, *, holder: str) -> None:
         await self._engine.submit(GiveUpLease(name, holder))
 
-    async def unpublished(self, *, limit: int) -> Sequence[OutboxEvent]:
-        return await self._dialect.unpublished(limit)
+    async def unpublished(
+        self, *, limit: int, without: Collection[UUID] = ()
+    ) -> Sequence[OutboxEvent]:
+        return await self._dialect.unpublished(limit, without)
 
     async def mark_published(self, sequences: Sequence[int]) -> None:
         await self._engine.submit(MarkPublished(sequences))
+
+    async def refuse(self, reasons: Mapping[int, str]) -> None:
+        await self._engine.submit(Refuse(reasons))
+
+    async def refused(self, *, limit: int) -> Sequence[RefusedEvent]:
+        return await self._dialect.refused(limit)
+
+    async def retry_refused(self, sequences: Sequence[int] | None = None) -> Sequence[int]:
+        return await self._engine.submit(RetryRefused(sequences))
+
+    async def skip_refused(self, sequences: Sequence[int]) -> Sequence[int]:
+        return await self._engine.submit(SkipRefused(sequences))
 
     async def listen(
         self, on_change: Callable[[Iterable[UUID]], None], on_gap: Callable[[], None]

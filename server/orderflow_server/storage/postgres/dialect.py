@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from datetime import datetime
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import UUID
@@ -14,7 +22,7 @@ import asyncpg
 from orderflow_client.resilience import deadline
 from orderflow_server.orders.errors import DeadlineExpired, StoreUnavailable
 from orderflow_server.orders.order import Order, OrderChange, OrderQuery
-from orderflow_server.orders.ports import Backlog, OutboxEvent, ParkedOrder
+from orderflow_server.orders.ports import Backlog, OutboxEvent, ParkedOrder, RefusedEvent
 from orderflow_server.storage.address import DatabaseAddress
 from orderflow_server.storage.commands import Command
 from orderflow_server.storage.dialect import PoisonedBatch, Written
@@ -92,8 +100,13 @@ class PostgresDialect:
     async def backlog(self, *, events: bool) -> Backlog:
         return await self._read(reads.read_backlog, events=events, now=self._now())
 
-    async def unpublished(self, limit: int) -> Sequence[OutboxEvent]:
-        return await self._read(reads.list_unpublished, limit)
+    async def unpublished(
+        self, limit: int, without: Collection[UUID] = ()
+    ) -> Sequence[OutboxEvent]:
+        return await self._read(reads.list_unpublished, limit, without)
+
+    async def refused(self, limit: int) -> Sequence[RefusedEvent]:
+        return await self._read(reads.list_refused, limit, now=self._now())
 
     async def ping(self) -> None:
         await self._read(reads.ping)

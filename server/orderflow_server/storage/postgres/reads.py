@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -10,16 +10,23 @@ from uuid import UUID
 import asyncpg
 
 from orderflow_server.orders.order import Order, OrderChange, OrderQuery, OrderState
-from orderflow_server.orders.ports import Backlog, OutboxEvent, ParkedOrder, Waiting
+from orderflow_server.orders.ports import (
+    Backlog,
+    OutboxEvent,
+    ParkedOrder,
+    RefusedEvent,
+    Waiting,
+)
 from orderflow_server.storage.postgres.rows import (
     CHANGE_COLUMNS,
     ORDER_COLUMNS,
     change_from,
     event_from,
     order_from,
+    refused_from,
     text,
 )
-from orderflow_server.storage.postgres.statements import NOW, PARKED
+from orderflow_server.storage.postgres.statements import NOW, PARKED, REFUSED
 
 Connection = asyncpg.Connection | asyncpg.pool.PoolConnectionProxy
 
@@ -44,18 +51,45 @@ FROM orders WHERE lease_until IS NOT NULL GROUP BY state
 UNION ALL
 SELECT NULL, count(*), NULL FROM orders WHERE {PARKED}
 """  # noqa: S608 - see above
-_WAITING_EVENTS = f"""
+# A refused event is not ready, nor are later versions of its order.
+_READY = """
+NOT e.published AND e.refused_time IS NULL AND NOT EXISTS (
+    SELECT FROM events AS r WHERE r.order_id = e.order_id AND r.version < e.version
+    AND r.refused_time IS NOT NULL AND NOT r.published
+)
+"""
+# Counting what is not ready, mostly nothing, costs less than checking each event.
+WAITING_EVENTS = f"""
+WITH refused AS MATERIALIZED (
+    SELECT order_id, min(version) AS version, count(*) FROM events WHERE {REFUSED}
+    GROUP BY order_id
+)
 SELECT
-    (SELECT count(*) FROM events WHERE NOT published),
+    (SELECT count(*) FROM events WHERE NOT published) - (
+        SELECT count(*) FROM refused AS r
+        JOIN events AS e ON e.order_id = r.order_id AND e.version >= r.version
+        WHERE NOT e.published
+    ),
     (
-        SELECT greatest({NOW} - time, interval '0')
-        FROM events WHERE NOT published ORDER BY sequence LIMIT 1
-    )
+        SELECT greatest({NOW} - e.time, interval '0')
+        FROM events AS e WHERE {_READY} ORDER BY e.sequence LIMIT 1
+    ),
+    (SELECT coalesce(sum(count), 0)::bigint FROM refused)
 """  # noqa: S608 - see above
 UNPUBLISHED = f"""
 SELECT e.sequence, {CHANGE_COLUMNS}, {ORDER_COLUMNS}
-FROM (SELECT * FROM events WHERE NOT published ORDER BY sequence LIMIT $1) AS e
+FROM (
+    SELECT * FROM events AS e WHERE {_READY} AND e.order_id <> ALL($2::uuid[])
+    ORDER BY e.sequence LIMIT $1
+) AS e
 JOIN orders AS o ON o.id = e.order_id ORDER BY e.sequence
+"""  # noqa: S608 - see above
+REFUSED_EVENTS = f"""
+WITH refused AS MATERIALIZED (SELECT * FROM events WHERE {REFUSED})
+SELECT
+    sequence, order_id, version, state, refused_reason,
+    greatest({NOW} - refused_time, interval '0')
+FROM refused ORDER BY sequence LIMIT $2
 """  # noqa: S608 - see above
 
 
@@ -86,12 +120,24 @@ async def read_backlog(connection: Connection, *, events: bool, now: datetime | 
     rows = await connection.fetch(BACKLOG, now)
     orders = {OrderState(state): Waiting(count, age) for state, count, age in rows if state}
     [parked] = [count for state, count, _ in rows if state is None]
-    [waiting] = await connection.fetch(_WAITING_EVENTS, now) if events else [()]
-    return Backlog(orders=orders, events=Waiting(*waiting), parked=parked)
+    [(count, age, refused)] = (
+        await connection.fetch(WAITING_EVENTS, now) if events else [(0, None, 0)]
+    )
+    return Backlog(orders=orders, events=Waiting(count, age), parked=parked, refused=refused)
 
 
-async def list_unpublished(connection: Connection, limit: int) -> list[OutboxEvent]:
-    return [event_from(*values) for values in await connection.fetch(UNPUBLISHED, limit)]
+async def list_unpublished(
+    connection: Connection, limit: int, without: Collection[UUID]
+) -> list[OutboxEvent]:
+    found = await connection.fetch(UNPUBLISHED, limit, list(without))
+    return [event_from(*values) for values in found]
+
+
+async def list_refused(
+    connection: Connection, limit: int, *, now: datetime | None
+) -> list[RefusedEvent]:
+    found = await connection.fetch(REFUSED_EVENTS, now, limit)
+    return [refused_from(*values) for values in found]
 
 
 async def ping(connection: Connection) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 from orderflow_server.orders.money import Money
 from orderflow_server.orders.order import Order, OrderChange, OrderItem, OrderState
-from orderflow_server.orders.ports import OutboxEvent
+from orderflow_server.orders.ports import OutboxEvent, RefusedEvent
 
 ORDER_COLUMNS = """
 o.id, o.request_id, o.customer_id, o.currency_code, o.total_units, o.total_nanos,
@@ -81,6 +83,19 @@ def event_from(sequence: int, *values: Any) -> OutboxEvent:
     """The event in its sequence, the values of `CHANGE_COLUMNS` and those of `ORDER_COLUMNS`."""
     change = change_from(values[:_CHANGE_WIDTH])
     return OutboxEvent(sequence, order_from(values[_CHANGE_WIDTH:]).at(change))
+
+
+def refused_from(
+    sequence: int, order_id: UUID, version: int, state: str, reason: str, age: timedelta
+) -> RefusedEvent:
+    return RefusedEvent(
+        sequence=sequence,
+        order_id=order_id,
+        version=version,
+        state=OrderState(state),
+        reason=reason,
+        age=age,
+    )
 
 
 def text(value: str) -> str:

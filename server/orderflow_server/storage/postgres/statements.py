@@ -172,6 +172,31 @@ WHERE l.holder = excluded.holder OR l.until <= {NOW} OR l.until > {_TOO_FAR}
 RETURNING holder
 """  # noqa: S608 - see above
 GIVE_UP_LEASE = "DELETE FROM leases WHERE name = $1 AND holder = $2"
+REFUSED = "refused_time IS NOT NULL AND NOT published"
+"""Condition on an event that is refused now; that of the index `events_refused`."""
+
+LOCK_EVENTS = f"""
+SELECT FROM events WHERE sequence IN (
+    SELECT unnest($1::bigint[])
+    UNION ALL
+    SELECT sequence FROM events WHERE $2 AND {REFUSED}
+) ORDER BY sequence FOR NO KEY UPDATE
+"""  # noqa: S608 - see above
+"""Locks these events and, if `$2`, all that are refused."""
+
+REFUSE = f"""
+UPDATE events AS e SET refused_time = {NOW}, refused_reason = new.reason
+FROM unnest($2::bigint[], $3::text[]) AS new (sequence, reason)
+WHERE e.sequence = new.sequence AND e.refused_time IS NULL AND NOT e.published
+"""  # noqa: S608 - see above
+RETRY_REFUSED = f"""
+UPDATE events SET refused_time = NULL, refused_reason = ''
+WHERE {REFUSED} AND ($1::bigint[] IS NULL OR sequence = ANY($1)) RETURNING sequence
+"""  # noqa: S608 - see above
+SKIP_REFUSED = f"""
+UPDATE events SET published = true
+WHERE {REFUSED} AND sequence = ANY($1::bigint[]) RETURNING sequence
+"""  # noqa: S608 - see above
 MARK_PUBLISHED = """
 WITH marked AS MATERIALIZED (
     SELECT sequence FROM events WHERE sequence = ANY($1::bigint[]) AND NOT published

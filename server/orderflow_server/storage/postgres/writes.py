@@ -28,8 +28,11 @@ from orderflow_server.storage.commands import (
     MarkPublished,
     Park,
     Place,
+    Refuse,
     Release,
+    RetryRefused,
     Save,
+    SkipRefused,
     TakeLease,
 )
 from orderflow_server.storage.dialect import Written
@@ -233,6 +236,8 @@ async def _write_others(
     names = {c.name for c in batch if isinstance(c, TakeLease | GiveUpLease)}
     for name in sorted(names):
         await _named_lease(connection, name, batch, now, outcomes)
+    if {type(command) for command in batch} & {Refuse, RetryRefused, SkipRefused}:
+        await _refusals(connection, batch, now, outcomes)
     sequences = {n for _, command in _of(MarkPublished, batch) for n in command.sequences}
     if sequences:
         await connection.execute(sql.MARK_PUBLISHED, list(sequences))
@@ -252,3 +257,32 @@ async def _named_lease(
     for _, give_up in _of(GiveUpLease, batch):
         if give_up.name == name:
             await connection.execute(sql.GIVE_UP_LEASE, name, give_up.holder)
+
+
+async def _refusals(
+    connection: Connection,
+    batch: Sequence[Command[Any]],
+    now: datetime | None,
+    outcomes: list[object],
+) -> None:
+    # Lock in the order of the sequence all that this and the marking after it write.
+    locks: set[int] = set()
+    for command in batch:
+        if isinstance(command, Refuse):
+            locks.update(command.reasons)
+        elif isinstance(command, MarkPublished | SkipRefused):
+            locks.update(command.sequences)
+        elif isinstance(command, RetryRefused):
+            locks.update(command.sequences or ())
+    every = any(command.sequences is None for _, command in _of(RetryRefused, batch))
+    await connection.execute(sql.LOCK_EVENTS, list(locks), every)
+    for _, refuse in _of(Refuse, batch):
+        reasons = [text(reason) for reason in refuse.reasons.values()]
+        await connection.execute(sql.REFUSE, now, list(refuse.reasons), reasons)
+    for index, retry in _of(RetryRefused, batch):
+        chosen = None if retry.sequences is None else list(retry.sequences)
+        retried = await connection.fetch(sql.RETRY_REFUSED, chosen)
+        outcomes[index] = tuple(sorted(sequence for (sequence,) in retried))
+    for index, skip in _of(SkipRefused, batch):
+        skipped = await connection.fetch(sql.SKIP_REFUSED, list(skip.sequences))
+        outcomes[index] = tuple(sorted(sequence for (sequence,) in skipped))

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ from orderflow_client.resilience import deadline
 from orderflow_client.resilience.deadline import Deadline
 from orderflow_server.orders.errors import DeadlineExpired, StoreUnavailable
 from orderflow_server.orders.order import Order, OrderChange, OrderQuery
-from orderflow_server.orders.ports import Backlog, Clock, OutboxEvent, ParkedOrder
+from orderflow_server.orders.ports import Backlog, Clock, OutboxEvent, ParkedOrder, RefusedEvent
 from orderflow_server.storage.commands import Command
 from orderflow_server.storage.dialect import PoisonedBatch, Written
 from orderflow_server.storage.migrations import upgrade_sqlite
@@ -33,6 +33,7 @@ from orderflow_server.storage.sqlite.reads import (
     list_changes,
     list_orders,
     list_parked,
+    list_refused,
     list_unpublished,
     read_backlog,
 )
@@ -130,8 +131,13 @@ class SqliteDialect:
     async def backlog(self, *, events: bool) -> Backlog:
         return await self._in_reader(read_backlog, events, self._options.now)
 
-    async def unpublished(self, limit: int) -> Sequence[OutboxEvent]:
-        return await self._in_reader(list_unpublished, limit)
+    async def unpublished(
+        self, limit: int, without: Collection[UUID] = ()
+    ) -> Sequence[OutboxEvent]:
+        return await self._in_reader(list_unpublished, limit, without)
+
+    async def refused(self, limit: int) -> Sequence[RefusedEvent]:
+        return await self._in_reader(list_refused, limit, self._options.now)
 
     async def ping(self) -> None:
         await self._in_reader(_ping)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 from orderflow_server.orders.order import Order, OrderChange, OrderQuery, OrderState
-from orderflow_server.orders.ports import Backlog, Clock, OutboxEvent, ParkedOrder, Waiting
+from orderflow_server.orders.ports import (
+    Backlog,
+    Clock,
+    OutboxEvent,
+    ParkedOrder,
+    RefusedEvent,
+    Waiting,
+)
 from orderflow_server.storage.sqlite.rows import (
     CHANGE_JSON,
     EVENT_JSON,
@@ -21,6 +28,7 @@ from orderflow_server.storage.sqlite.rows import (
     lease_attempts_from,
     micros,
     order_from,
+    refused_from,
 )
 
 # S608 below: what is put together are constants of this package; values are parameters.
@@ -51,16 +59,46 @@ SELECT json_group_array(json_array({ORDER_JSON}, o.parked_time, o.parked_reason)
 ) AS o
 """  # noqa: S608 - see above
 _COUNT_PARKED = f"SELECT count(*) FROM orders WHERE {PARKED}"  # noqa: S608 - see above
-_COUNT_UNPUBLISHED = """
-SELECT json_array(
-    (SELECT count(*) FROM events WHERE NOT published),
-    (SELECT time FROM events WHERE NOT published ORDER BY sequence LIMIT 1)
+REFUSED = "refused_time IS NOT NULL AND NOT published"
+"""Condition on an event that is refused now; that of the index `events_refused`."""
+
+# A refused event is not ready, nor are later versions of its order.
+_READY = """
+NOT e.published AND e.refused_time IS NULL AND NOT EXISTS (
+    SELECT 1 FROM events AS r INDEXED BY events_refused
+    WHERE r.order_id = e.order_id AND r.version < e.version
+    AND r.refused_time IS NOT NULL AND NOT r.published
 )
 """
+# Counting what is not ready, mostly nothing, costs less than checking each event.
+WAITING_EVENTS = f"""
+WITH refused AS MATERIALIZED (
+    SELECT order_id, min(version) AS version, count(*) AS count
+    FROM events INDEXED BY events_refused WHERE {REFUSED} GROUP BY order_id
+)
+SELECT json_array(
+    (SELECT count(*) FROM events WHERE NOT published) - (
+        SELECT count(*) FROM refused AS r
+        CROSS JOIN events AS e ON e.order_id = r.order_id AND e.version >= r.version
+        WHERE NOT e.published
+    ),
+    (SELECT e.time FROM events AS e WHERE {_READY} ORDER BY e.sequence LIMIT 1),
+    (SELECT coalesce(sum(count), 0) FROM refused)
+)
+"""  # noqa: S608 - see above
 UNPUBLISHED = f"""
 SELECT json_group_array({EVENT_JSON}) FROM (
-    SELECT * FROM events WHERE NOT published ORDER BY sequence LIMIT ?
+    SELECT * FROM events AS e
+    WHERE {_READY} AND e.order_id NOT IN (SELECT value FROM json_each(?))
+    ORDER BY e.sequence LIMIT ?
 ) AS e JOIN orders AS o ON o.id = e.order_id
+"""  # noqa: S608 - see above
+REFUSED_EVENTS = f"""
+SELECT json_group_array(
+    json_array(sequence, order_id, version, state, refused_reason, refused_time)
+) FROM (
+    SELECT * FROM events INDEXED BY events_refused WHERE {REFUSED} ORDER BY sequence LIMIT ?
+)
 """  # noqa: S608 - see above
 
 
@@ -108,23 +146,30 @@ def _age(since: int, now: int) -> timedelta:
 def read_backlog(connection: sqlite3.Connection, events: bool, clock: Clock) -> Backlog:
     found = read_json(connection, BACKLOG, ())
     (parked,) = connection.execute(_COUNT_PARKED, AWAITING).fetchone()
+    waiting, since, refused = read_json(connection, WAITING_EVENTS, ()) if events else (0, None, 0)
     now = micros(clock())
     return Backlog(
         orders={
             OrderState(state): Waiting(count, _age(oldest, now)) for state, count, oldest in found
         },
-        events=_unpublished(connection, now) if events else Waiting(),
+        events=Waiting(waiting, None if since is None else _age(since, now)),
         parked=parked,
+        refused=refused,
     )
 
 
-def _unpublished(connection: sqlite3.Connection, now: int) -> Waiting:
-    count, oldest = read_json(connection, _COUNT_UNPUBLISHED, ())
-    return Waiting(count, None if oldest is None else _age(oldest, now))
+def list_unpublished(
+    connection: sqlite3.Connection, limit: int, without: Collection[UUID]
+) -> list[OutboxEvent]:
+    parameters = (json.dumps([str(order_id) for order_id in without]), limit)
+    events = [event_from(values) for values in read_json(connection, UNPUBLISHED, parameters)]
+    return sorted(events, key=lambda event: event.sequence)
 
 
-def list_unpublished(connection: sqlite3.Connection, limit: int) -> list[OutboxEvent]:
-    events = [event_from(values) for values in read_json(connection, UNPUBLISHED, (limit,))]
+def list_refused(connection: sqlite3.Connection, limit: int, clock: Clock) -> list[RefusedEvent]:
+    found = read_json(connection, REFUSED_EVENTS, (limit,))
+    now = micros(clock())
+    events = [refused_from(values, _age(since, now)) for *values, since in found]
     return sorted(events, key=lambda event: event.sequence)
 
 

@@ -15,7 +15,7 @@ from uuid import UUID
 from orderflow_server.orders.ids import text_of
 from orderflow_server.orders.money import Money
 from orderflow_server.orders.order import Order, OrderChange, OrderItem, OrderState
-from orderflow_server.orders.ports import OutboxEvent
+from orderflow_server.orders.ports import OutboxEvent, RefusedEvent
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -155,3 +155,16 @@ def event_from(values: list[Any]) -> OutboxEvent:
     """The event in the values of `EVENT_JSON`."""
     sequence, change, order = values
     return OutboxEvent(sequence, order_from(order).at(change_from(change)))
+
+
+def refused_from(values: list[Any], age: timedelta) -> RefusedEvent:
+    """The refused event in the values of `reads.REFUSED_EVENTS`, but for its time."""
+    sequence, order_id, version, state, reason = values
+    return RefusedEvent(
+        sequence=sequence,
+        order_id=UUID(order_id),
+        version=version,
+        state=OrderState(state),
+        reason=reason,
+        age=age,
+    )

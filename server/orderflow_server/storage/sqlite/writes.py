@@ -21,13 +21,16 @@ from orderflow_server.storage.commands import (
     MarkPublished,
     Park,
     Place,
+    Refuse,
     Release,
+    RetryRefused,
     Save,
+    SkipRefused,
     TakeLease,
 )
 from orderflow_server.storage.dialect import Written
 from orderflow_server.storage.sqlite.bulk import Bulk
-from orderflow_server.storage.sqlite.reads import AWAITING, PARKED, order_values, read_json
+from orderflow_server.storage.sqlite.reads import AWAITING, PARKED, REFUSED, order_values, read_json
 from orderflow_server.storage.sqlite.rows import (
     MICROSECOND,
     event_row,
@@ -101,6 +104,23 @@ ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.unti
 WHERE leases.holder = excluded.holder OR leases.until <= ? OR leases.until > ?
 """
 _GIVE_UP_LEASE = "DELETE FROM leases WHERE name = ? AND holder = ?"
+_REFUSE = """
+UPDATE events SET refused_time = ?, refused_reason = new.value
+FROM json_each(?) AS new
+WHERE events.sequence = CAST(new.key AS INTEGER) AND refused_time IS NULL AND NOT published
+"""
+_RETRY_REFUSED = f"""
+UPDATE events SET refused_time = NULL, refused_reason = ''
+WHERE sequence IN (SELECT value FROM json_each(?)) AND {REFUSED} RETURNING sequence
+"""  # noqa: S608 - a constant of this package
+_RETRY_ALL_REFUSED = f"""
+UPDATE events INDEXED BY events_refused SET refused_time = NULL, refused_reason = ''
+WHERE {REFUSED} RETURNING sequence
+"""  # noqa: S608 - a constant of this package
+_SKIP_REFUSED = f"""
+UPDATE events SET published = 1
+WHERE sequence IN (SELECT value FROM json_each(?)) AND {REFUSED} RETURNING sequence
+"""  # noqa: S608 - a constant of this package
 _MARK_PUBLISHED = """
 UPDATE events SET published = 1 WHERE sequence IN (SELECT value FROM json_each(?))
 """
@@ -173,6 +193,19 @@ def write_batch(
             outcomes[index] = _take_lease(connection, take_lease, now)
         for _, give_up in _of(GiveUpLease, batch):
             connection.execute(_GIVE_UP_LEASE, (give_up.name, give_up.holder))
+        for _, refuse in _of(Refuse, batch):
+            connection.execute(
+                _REFUSE,
+                (
+                    now,
+                    json.dumps(dict(refuse.reasons)),
+                ),
+            )
+        for index, retry in _of(RetryRefused, batch):
+            outcomes[index] = _retry_refused(connection, retry)
+        for index, skip in _of(SkipRefused, batch):
+            sequences = json.dumps(list(skip.sequences))
+            outcomes[index] = _sequences(connection.execute(_SKIP_REFUSED, (sequences,)))
         _mark_published(connection, _of(MarkPublished, batch))
     return Written(outcomes, changed)
 
@@ -311,6 +344,17 @@ def _take_lease(connection: sqlite3.Connection, command: TakeLease, now: int) ->
     until = now + command.lease // MICROSECOND
     parameters = (command.name, command.holder, until, now, now + _LONGEST)
     return connection.execute(_TAKE_LEASE, parameters).rowcount == 1
+
+
+def _retry_refused(connection: sqlite3.Connection, command: RetryRefused) -> tuple[int, ...]:
+    if command.sequences is None:
+        return _sequences(connection.execute(_RETRY_ALL_REFUSED))
+    sequences = json.dumps(list(command.sequences))
+    return _sequences(connection.execute(_RETRY_REFUSED, (sequences,)))
+
+
+def _sequences(found: sqlite3.Cursor) -> tuple[int, ...]:
+    return tuple(sorted(sequence for (sequence,) in found))
 
 
 def _mark_published(
