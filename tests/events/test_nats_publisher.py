@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 
 import nats as nats_client
 import pytest
+from msgspec import structs
 from nats.aio.msg import Msg
-from nats.js.api import RetentionPolicy, StorageType, StreamConfig
+from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 from nats.js.client import JetStreamContext
 from structlog.testing import capture_logs
 
 from fakes.nats import NatsServer
 from fakes.orders import NOW, TRACEPARENT, new_order
 from orderflow.v1 import order_event_pb2
-from orderflow_server.events.nats_publisher import NatsPublisher, nats_publisher
-from orderflow_server.events.ports import PublishFailed
+from orderflow_server.events.nats_publisher import Encode, NatsPublisher, nats_publisher
+from orderflow_server.events.ports import EventRefused, PublishFailed
 from orderflow_server.orders.order import Order
 from orderflow_server.orders.ports import OutboxEvent
 from orderflow_server.rpc.convert import write_order
@@ -234,3 +235,133 @@ async def test_cancelled_while_it_connects_it_leaves_nothing_open(tmp_path: Path
             await preparing
         async with asyncio.timeout(5):
             await hung_up.wait()
+
+
+# One event's refusal
+
+
+def sized(sizes: dict[str, int]) -> Encode:
+    """Encode events as so many bytes, by their id; others as they are."""
+
+    def encode(identity: str, order: Order) -> bytes:
+        if identity in sizes:
+            return bytes(sizes[identity])
+        return encode_order_event(identity, order)
+
+    return encode
+
+
+MAX_PAYLOAD = 1024 * 1024
+"""The default of a NATS server, for headers and payload together."""
+
+
+@pytest.mark.parametrize("size", [MAX_PAYLOAD - 100, MAX_PAYLOAD, MAX_PAYLOAD + 1])
+async def test_event_larger_than_the_server_allows_is_refused_before_it_is_sent(
+    nats: NatsServer, size: int
+) -> None:
+    encode = sized({f"{ORDER.id}/1": size})
+    async with nats_publisher(nats.url, encode=encode) as publisher:
+        await publisher.prepare()
+        with pytest.raises(EventRefused, match="max_payload"):
+            await publisher.publish(event(ORDER))
+        # The connection is as ready as before.
+        await publisher.publish(event(PAID))
+    [message] = await stored(nats)
+    assert message.headers is not None
+    assert message.headers["ce-id"] == f"{ORDER.id}/2"
+
+
+async def test_event_of_exactly_the_size_that_the_server_allows_is_published(
+    nats: NatsServer,
+) -> None:
+    sizes: dict[str, int] = {}
+    async with nats_publisher(nats.url, encode=sized(sizes)) as publisher:
+        await publisher.prepare()
+        await publisher.publish(event(PAID))
+        [message] = await stored(nats)
+        headers = message.headers or {}
+        sent = sum(len(f"{name}: {value}\r\n") for name, value in headers.items())
+        room = MAX_PAYLOAD - sent - len("NATS/1.0\r\n\r\n")
+        for more, refusal in ((1, pytest.raises(EventRefused)), (0, nullcontext())):
+            # Its headers are as long as those of version 2.
+            sizes[f"{ORDER.id}/3"] = room + more
+            with refusal:
+                await publisher.publish(event(structs.replace(PAID, version=3)))
+    assert len(await stored(nats)) == 2
+
+
+async def test_event_larger_than_the_stream_allows_is_refused_until_the_limit_is_raised(
+    nats: NatsServer,
+) -> None:
+    small = StreamConfig(name="ORDERS", subjects=["orders.>"], max_msg_size=2000)
+    encode = sized({f"{ORDER.id}/1": 3000})
+    async with (
+        jetstream(nats) as stream,
+        nats_publisher(nats.url, encode=encode) as publisher,
+    ):
+        await stream.add_stream(small)
+        await publisher.prepare()
+        with pytest.raises(EventRefused, match="message size exceeds maximum allowed"):
+            await publisher.publish(event(ORDER))
+        await publisher.publish(event(PAID))
+        small.max_msg_size = 10_000
+        await stream.update_stream(small)
+        await publisher.publish(event(ORDER))
+    assert len(await stored(nats)) == 2
+
+
+async def test_event_that_cannot_be_encoded_is_refused(nats: NatsServer) -> None:
+    def encode(identity: str, order: Order) -> bytes:
+        if order.version == 1:
+            raise ValueError(f"secret of {order.customer_id}")
+        return encode_order_event(identity, order)
+
+    no_header = structs.replace(PAID, version=3, traceparent="\ud800")
+    async with nats_publisher(nats.url, encode=encode) as publisher:
+        await publisher.prepare()
+        with pytest.raises(EventRefused, match=r"^cannot be encoded: ValueError$") as refusal:
+            await publisher.publish(event(ORDER))
+        with pytest.raises(EventRefused, match=r"^cannot be encoded: UnicodeEncodeError$"):
+            await publisher.publish(event(no_header))
+        await publisher.publish(event(PAID))
+    assert isinstance(refusal.value.__cause__, ValueError)
+    assert len(await stored(nats)) == 1
+
+
+async def test_full_stream_is_no_refusal_of_the_event(nats: NatsServer) -> None:
+    full = StreamConfig(name="ORDERS", subjects=["orders.>"], max_msgs=1, discard=DiscardPolicy.NEW)
+    async with (
+        jetstream(nats) as stream,
+        nats_publisher(nats.url, encode=encode_order_event) as publisher,
+    ):
+        await stream.add_stream(full)
+        await publisher.prepare()
+        await publisher.publish(event(ORDER))
+        with pytest.raises(PublishFailed, match="maximum messages exceeded"):
+            await publisher.publish(event(PAID))
+        full.max_msgs = 2
+        await stream.update_stream(full)
+        await publisher.publish(event(PAID))
+    assert len(await stored(nats)) == 2
+
+
+async def test_failed_event_does_not_stop_the_next(nats: NatsServer) -> None:
+    """The failure may be this event's alone: here of its subject."""
+    one_each = StreamConfig(
+        name="ORDERS",
+        subjects=["orders.>"],
+        max_msgs_per_subject=1,
+        discard=DiscardPolicy.NEW,
+        discard_new_per_subject=True,
+    )
+    async with (
+        jetstream(nats) as stream,
+        nats_publisher(nats.url, encode=encode_order_event) as publisher,
+    ):
+        await stream.add_stream(one_each)
+        await publisher.prepare()
+        await publisher.publish(event(ORDER))
+        with pytest.raises(PublishFailed):
+            await publisher.publish(event(structs.replace(ORDER, version=2)))
+        await publisher.publish(event(new_order(2)))
+    assert len(await stored(nats)) == 2

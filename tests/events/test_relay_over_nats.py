@@ -7,12 +7,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
 
+from msgspec import structs
+from nats.js.api import StreamConfig
+
 from fakes.events import SteppedOutbox, SteppedPublisher, assert_each_once_and_in_order, write
 from fakes.naps import Naps
 from fakes.nats import NatsServer
 from fakes.steps import Point
 from fakes.store import FakeOrderStore
 from harness import until
+from orderflow_client.event_stream import connect
 from orderflow_client.events import order_events
 from orderflow_server.events.nats_publisher import NatsPublisher, nats_publisher
 from orderflow_server.events.ports import (
@@ -64,6 +68,8 @@ def relay(
     *,
     holder: str = "one",
     lease_s: float = 6.0,
+    batch: int = 100,
+    patience_s: float = 5.0,
     listener: RelayListener = lambda event: None,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> OutboxRelay:
@@ -71,7 +77,9 @@ def relay(
         outbox=outbox,
         publisher=publisher,
         holder=holder,
-        options=RelayOptions(batch=100, poll_interval_s=0.01, lease_s=lease_s),
+        options=RelayOptions(
+            batch=batch, poll_interval_s=0.01, lease_s=lease_s, patience_s=patience_s
+        ),
         listener=listener,
         sleep=sleep,
     )
@@ -224,3 +232,61 @@ async def test_of_two_relays_one_publishes_until_it_is_gone(nats: NatsServer) ->
         assert any(isinstance(event, EventPublished) for event in second_told)
     async with consuming(nats) as consumer:
         await consumer.has_all(orders)
+
+
+async def test_an_event_larger_than_the_stream_takes_holds_up_its_own_order_only(
+    nats: NatsServer,
+) -> None:
+    store, naps = FakeOrderStore(), Naps()
+    before = await written(store, range(1, 51))
+    poisoned = [await write(store, number, versions=4) for number in (51, 52)]
+    after = await written(store, range(53, 103))
+    others = [*before, *after]
+    too_large = {f"{order.id}/2" for order in poisoned}
+
+    def encode(identity: str, order: Order) -> bytes:
+        return encode_order_event(identity, order) + bytes(5000 * (identity in too_large))
+
+    config = StreamConfig(name="ORDERS", subjects=["orders.>"], max_msg_size=3000)
+    client = await connect([nats.url], name="operator", reconnect=False)
+    stream = client.jetstream()
+    await stream.add_stream(config)
+    consumer = await stream.pull_subscribe("orders.>", stream="ORDERS")
+
+    async def arrived() -> list[str]:
+        """The ids of events that arrived since the last call."""
+        count = (await consumer.consumer_info()).num_pending
+        messages = await consumer.fetch(count) if count else []
+        return [(message.headers or {})["ce-id"] for message in messages]
+
+    failures: list[RelayEvent] = []
+
+    def listen(event: RelayEvent) -> None:
+        if isinstance(event, EventNotPublished):
+            failures.append(event)
+
+    async with nats_publisher(nats.url, encode=encode) as publisher:
+        one = relay(store, publisher, sleep=naps, listener=listen, batch=1000)
+        async with running(one):
+            await naps.fallen_asleep()
+            # One turn, one rest after it.
+            assert len(naps.delays) == 1
+            firsts = [structs.replace(order, version=1) for order in poisoned]
+            assert_each_once_and_in_order(await arrived(), [*others, *firsts])
+            refused = await store.refused(limit=10)
+            assert [(event.order_id, event.version) for event in refused] == [
+                (order.id, 2) for order in poisoned
+            ]
+
+            config.max_msg_size = 10_000
+            await stream.update_stream(config)
+            retried, skipped = refused
+            await store.retry_refused([retried.sequence])
+            await store.skip_refused([skipped.sequence])
+            await naps.next()
+            assert sorted(await arrived()) == [
+                *(f"{retried.order_id}/{version}" for version in (2, 3, 4)),
+                *(f"{skipped.order_id}/{version}" for version in (3, 4)),
+            ]
+    await client.close()
+    assert failures == []

@@ -8,13 +8,14 @@ from datetime import timedelta
 
 import structlog
 from nats.aio.client import Client
-from nats.js.api import RetentionPolicy, StorageType, StreamConfig
+from nats.errors import BadHeaderError, BadSubjectError, MaxPayloadError
+from nats.js.api import Header, RetentionPolicy, StorageType, StreamConfig
 from nats.js.client import JetStreamContext
-from nats.js.errors import NotFoundError
+from nats.js.errors import APIError, NotFoundError
 
 from orderflow_client.event_stream import STREAM, SUBJECTS, TROUBLES, close, connect, subject
 from orderflow_server.events.cloud_events import headers
-from orderflow_server.events.ports import PublishFailed, event_id
+from orderflow_server.events.ports import EventRefused, PublishFailed, event_id
 from orderflow_server.orders.order import Order
 from orderflow_server.orders.ports import OutboxEvent
 
@@ -24,6 +25,12 @@ ACK_TIMEOUT_S = 2.0
 
 MESSAGE_ID = "Nats-Msg-Id"
 """The header that the stream deduplicates by."""
+
+_REFUSALS = {
+    10054,  # The message is larger than the stream's max_msg_size.
+    10097,  # Its headers are larger than 64 kB.
+}
+"""JetStream's error codes that refuse one message for good, and say nothing of the stream."""
 
 Encode = Callable[[str, Order], bytes]
 """The payload of an event, from its id and the order at that version."""
@@ -52,6 +59,7 @@ class NatsPublisher:
         self._ack_timeout_s = ack_timeout_s
         self._client: Client | None = None
         self._stream: JetStreamContext | None = None
+        self._stream_checked = False
         self._weaknesses: Sequence[str] = ()
 
     async def prepare(self) -> None:
@@ -62,8 +70,9 @@ class NatsPublisher:
                 self._client = await connect(
                     self._servers, name="orderflow-server", reconnect=False
                 )
-            if self._stream is None:
+            if not self._stream_checked:
                 self._stream = await self._find_stream(self._client)
+                self._stream_checked = True
         except TROUBLES as error:
             # Whatever is wrong with this connection, another one may do better.
             await self.close()
@@ -73,25 +82,54 @@ class NatsPublisher:
         """Returns when the stream has the event, or has had it already."""
         order = event.order
         identity = event_id(order)
-        payload = self._encode(identity, order)
-        if self._stream is None:
+        payload, attributes, size = self._message(identity, order)
+        if self._client is None or self._stream is None:
             raise PublishFailed("NATS is not ready")
+        # The client checks the payload without headers. The server checks both, and closes the
+        # connection for everybody.
+        if size > self._client.max_payload:
+            raise EventRefused(
+                f"{size} bytes with headers, max_payload is {self._client.max_payload}"
+            )
         try:
             await self._stream.publish(
                 subject(str(order.id), order.state.value.lower()),
                 payload,
                 timeout=self._ack_timeout_s,
-                stream=STREAM,
-                headers={MESSAGE_ID: identity, **headers(order)},
+                headers=attributes,
             )
+        except (BadHeaderError, BadSubjectError, MaxPayloadError) as error:
+            raise EventRefused(f"refused by the NATS client: {error}") from error
         except TROUBLES as error:
-            # Perhaps the stream is gone: `prepare` looks.
-            self._stream = None
+            if isinstance(error, APIError) and error.err_code in _REFUSALS:
+                raise EventRefused(f"refused by the stream: {error.description}") from error
+            # The stream may be gone: `prepare` checks. Other events are still tried.
+            self._stream_checked = False
             raise PublishFailed(f"event {identity}: {error}") from error
+
+    def _message(self, identity: str, order: Order) -> tuple[bytes, dict[str, str], int]:
+        """Return the event's payload, its headers, and the size of both on the wire.
+
+        Raises:
+            EventRefused: It cannot be encoded.
+        """
+        try:
+            payload = self._encode(identity, order)
+            attributes = {
+                MESSAGE_ID: identity,
+                Header.EXPECTED_STREAM.value: STREAM,
+                **headers(order),
+            }
+            lines = "".join(f"{name}: {value}\r\n" for name, value in attributes.items())
+            size = len(f"NATS/1.0\r\n{lines}\r\n".encode()) + len(payload)
+        except Exception as error:
+            raise EventRefused(f"cannot be encoded: {type(error).__name__}") from error
+        return payload, attributes, size
 
     async def close(self) -> None:
         """Ends the connection, if there is one."""
         client, self._client, self._stream = self._client, None, None
+        self._stream_checked = False
         if client is not None:
             await close(client)
 

@@ -14,6 +14,13 @@ class PublishFailed(Exception):
     """What was to be published may not have been: publish it again, it is deduplicated."""
 
 
+class EventRefused(Exception):
+    """This event will not be accepted, however often it is published. Others may be.
+
+    Its text is the reason, and holds nothing of the order.
+    """
+
+
 class EventPublisher(Protocol):
     """Carries events away, each at least once."""
 
@@ -30,6 +37,7 @@ class EventPublisher(Protocol):
 
         Raises:
             PublishFailed: It is not known to be kept.
+            EventRefused: It is refused for good. The publisher is as ready as before.
         """
         ...
 
@@ -55,11 +63,19 @@ class EventNotPublished:
 
 
 @dataclass(frozen=True, slots=True)
+class EventSetAside:
+    """An event was refused and marked so; it waits for an operator."""
+
+    event: OutboxEvent
+    cause: EventRefused
+
+
+@dataclass(frozen=True, slots=True)
 class LeadChanged:
     """This relay became, or is no longer, the one that publishes."""
 
     leads: bool
 
 
-RelayEvent = EventPublished | EventNotPublished | LeadChanged
+RelayEvent = EventPublished | EventNotPublished | EventSetAside | LeadChanged
 RelayListener = Callable[[RelayEvent], None]

@@ -6,7 +6,8 @@ import asyncio
 import random as _random
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import timedelta
 from uuid import UUID
 
@@ -18,6 +19,8 @@ from orderflow_server.events.ports import (
     EventNotPublished,
     EventPublished,
     EventPublisher,
+    EventRefused,
+    EventSetAside,
     LeadChanged,
     PublishFailed,
     RelayListener,
@@ -29,7 +32,19 @@ LEASE = "outbox relay"
 _GATHER_S = 0.02
 """How long events gather after a batch that was not full: batches cost, whatever their size."""
 
+_FIRST_BATCH = 10
+"""Maximum number of orders in the first batch after a failure."""
+
+_MAX_BACKING_OFF = 1000
+"""Maximum number of orders that back off by themselves; they are kept in memory."""
+
+_MAX_REASON = 500
+"""Maximum length of a stored reason, characters."""
+
 # Only its backoffs are used: attempts go on for ever.
+_ORDER_BACKOFF = RetryPolicy(
+    max_attempts=2, initial_backoff_s=0.5, max_backoff_s=30.0, backoff_multiplier=2.0
+)
 _BACKOFF = RetryPolicy(
     max_attempts=2, initial_backoff_s=0.1, max_backoff_s=5.0, backoff_multiplier=2.0
 )
@@ -47,6 +62,8 @@ class RelayOptions:
         poll_interval_s: How long to rest when there is nothing to publish and nobody wakes it.
         lease_s: How long after its leader died another relay takes over, at the most, and half
             as long again. Longer than one publication may take.
+        patience_s: How long a turn waits for the acknowledgements of its batch. Orders that take
+            longer continue alongside the next turns.
 
     Raises:
         ValueError: When one is out of its range.
@@ -55,6 +72,7 @@ class RelayOptions:
     batch: int = 100
     poll_interval_s: float = 0.5
     lease_s: float = 6.0
+    patience_s: float = 0.2
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -63,6 +81,8 @@ class RelayOptions:
             raise ValueError("poll_interval_s must be positive")
         if not 0 < self.lease_s <= LONGEST_LEASE.total_seconds():
             raise ValueError(f"lease_s must be positive and at most {LONGEST_LEASE}")
+        if self.patience_s <= 0:
+            raise ValueError("patience_s must be positive")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +93,34 @@ class _Rest:
     until: asyncio.Event
 
 
+@dataclass(slots=True)
+class _Outcome:
+    """Result of publishing events of one order, which began in a turn with that number."""
+
+    turn: int
+    published: list[int] = field(default_factory=list)
+    refusal: tuple[OutboxEvent, EventRefused] | None = None
+    failure: Exception | None = None
+
+
+@dataclass(slots=True)
+class _BackingOff:
+    """An order whose event failed: not tried before `until_s`."""
+
+    delays_s: Iterator[float]
+    until_s: float
+
+
 class OutboxRelay:
     """Publishes events while it holds the lease: of all relays over one database, one at a time.
 
     An event of an order is published when the one before it is acknowledged; those of different
     orders go side by side. They are marked after that, so that an event whose relay died in
     between is published again, under the same id.
+
+    A refused event is set aside, and one that fails or hangs while others succeed backs off: either
+    holds up later events of its own order only. NATS is considered away when none of a batch
+    succeeds; then all wait, ever longer, and the first batches after that are small.
 
     The lease saves work and duplicates, no more: should a relay that was stopped for longer than
     its lease go on beside its successor, each still publishes every order's events in order, and
@@ -87,7 +129,7 @@ class OutboxRelay:
     Args:
         holder: Tells this relay from every other.
         listener: Told what happens; must not fail.
-        clock: Measures for how long the lease is still this relay's.
+        clock: Measures for how long the lease is still this relay's, and backoffs.
         sleep: Waits the given seconds.
         random: Uniform over [0, 1), for the jitter of backoffs.
     """
@@ -113,6 +155,12 @@ class OutboxRelay:
         self._sleep = sleep
         self._random = random
         self._leads_until_s: float | None = None
+        self._in_progress: dict[UUID, asyncio.Task[_Outcome]] = {}
+        self._backing_off: dict[UUID, _BackingOff] = {}
+        self._limit = options.batch
+        self._failures = 0  # Failed turns since events were last published.
+        self._turns = 0
+        self._published_in = 0  # The turn in which events were last published.
         self._woken = asyncio.Event()
         self._stopping = asyncio.Event()
         self._ended = asyncio.Event()
@@ -133,11 +181,18 @@ class OutboxRelay:
                 rest = await self._successful_turn()
                 if rest is not None:
                     await self._rest(rest)
+            if self._in_progress:
+                await asyncio.wait(self._in_progress.values())
+                with suppress(PublishFailed):
+                    await self._collect()
             await self._give_up_lead()
         except Exception as error:  # noqa: BLE001  only the last write: the lease ends by itself
             _log.warning("the relay could not give up its lease", exc_info=error)
         finally:
-            self._ended.set()
+            try:
+                await self._abandon()
+            finally:
+                self._ended.set()
 
     async def stop(self, *, timeout_s: float) -> None:
         """Finishes what it is publishing and lets another relay take over at once.
@@ -154,36 +209,40 @@ class OutboxRelay:
 
     async def _successful_turn(self) -> _Rest | None:
         """One turn; while it fails it is taken again, ever less often, until stopped."""
-        failures = 0
         backoffs_s = _BACKOFF.backoffs_s(self._random)
         while True:
             # Cleared before the outbox is asked: a wake from now on ends the rest that follows.
             self._woken.clear()
             try:
-                rest = await self._turn()
+                return await self._turn()
             except Exception as error:  # noqa: BLE001  a loop that ended would publish no more
-                if not failures:  # One line per streak: an outage must not flood the log.
+                if not self._failures:  # One line per streak: an outage must not flood the log.
                     _log.warning("events cannot be published", exc_info=error)
-                failures += 1
+                self._failures += 1
+                self._limit = min(_FIRST_BATCH, self._options.batch)
                 # Not ended by a wake: new events are no reason to try sooner.
                 await self._rest(_Rest(next(backoffs_s), self._stopping))
                 if self._stopping.is_set():
                     return None
-            else:
-                if failures:
-                    _log.info("events are published again", failures=failures)
-                return rest
+
+    def _recovered(self) -> None:
+        if self._failures:
+            _log.info("events are published again", failures=self._failures)
+            self._failures = 0
 
     async def _turn(self) -> _Rest | None:
         """Publishes one batch, if this relay leads. Returns how to rest after it; None: not at all.
 
         Raises:
-            PublishFailed: Not all could be published.
+            PublishFailed: None could be published.
             Exception: What the outbox raises.
         """
+        self._turns += 1
         options = self._options
         leads_until_s = await self._lead()
         if leads_until_s is None:
+            await self._abandon()
+            self._recovered()
             return _Rest(options.lease_s / 2, self._stopping)
         try:
             await self._publisher.prepare()
@@ -191,16 +250,23 @@ class OutboxRelay:
             # Another relay may have a way to where this one has none.
             await self._give_up_lead()
             raise
-        events = await self._outbox.unpublished(limit=options.batch)
+        now_s = self._clock()
+        without = {each for each, waits in self._backing_off.items() if waits.until_s > now_s}
+        without.update(self._in_progress)
+        room = max(0, self._limit - len(self._in_progress))
+        events = await self._outbox.unpublished(limit=room, without=without) if room else []
+        left_s = max(leads_until_s - self._clock(), 0.0)
+        started = [self._start(of_one, timeout_s=left_s) for of_one in _by_order(events)]
+        if started:
+            _, slow = await asyncio.wait(started, timeout=options.patience_s)
+            for task in slow:
+                task.add_done_callback(lambda _: self.wake())
+        elif not without:
+            self._recovered()
+        await self._collect()
         if not events:
             return _Rest(options.poll_interval_s, self._woken)
-        published, failure = await self._publish(events, until_s=leads_until_s)
-        # Before the failure is told: what was published must not be again.
-        if published:
-            await self._outbox.mark_published(published)
-        if failure is not None:
-            raise PublishFailed(f"published {len(published)} of {len(events)}") from failure
-        return None if len(events) == options.batch else _Rest(_GATHER_S, self._stopping)
+        return None if len(events) == room else _Rest(_GATHER_S, self._stopping)
 
     async def _lead(self) -> float | None:
         """Return until when this relay leads, for half a lease at least; None: it does not.
@@ -216,6 +282,7 @@ class OutboxRelay:
         return self._leads_until_s
 
     async def _give_up_lead(self) -> None:
+        await self._abandon()
         if self._leads_until_s is not None:
             await self._outbox.give_up_lease(LEASE, holder=self._holder)
             self._now_leads_until(None)
@@ -226,39 +293,104 @@ class OutboxRelay:
         if changed:
             self._listener(LeadChanged(until_s is not None))
 
-    async def _publish(
-        self, events: Sequence[OutboxEvent], *, until_s: float
-    ) -> tuple[Sequence[int], Exception | None]:
-        """Returns the sequences of what could be published in that time, and a failure if any."""
-        published: list[int] = []
-        failures: list[Exception] = []
-        orders = [
-            asyncio.create_task(self._publish_order(of_one, published, failures))
-            for of_one in _by_order(events)
-        ]
-        try:
-            _, late = await asyncio.wait(orders, timeout=max(until_s - self._clock(), 0.0))
-        finally:
-            for order in orders:
-                order.cancel()
-            await asyncio.wait(orders)
-        if late:
-            failures.append(TimeoutError("the lease ended before every event was acknowledged"))
-        return published, failures[0] if failures else None
+    def _start(self, events: Sequence[OutboxEvent], *, timeout_s: float) -> asyncio.Task[_Outcome]:
+        """Start to publish events of one order."""
+        task = asyncio.create_task(self._publish(events, timeout_s=timeout_s))
+        self._in_progress[events[0].order.id] = task
+        return task
 
-    async def _publish_order(
-        self, events: Sequence[OutboxEvent], published: list[int], failures: list[Exception]
-    ) -> None:
-        """Publishes events of one order, each after the one before, up to the first failure."""
-        for event in events:
-            try:
-                await self._publisher.publish(event)
-            except Exception as error:  # noqa: BLE001  the other orders' events go on
-                failures.append(error)
-                self._listener(EventNotPublished(event, error))
-                return
-            published.append(event.sequence)
-            self._listener(EventPublished(event))
+    async def _publish(self, events: Sequence[OutboxEvent], *, timeout_s: float) -> _Outcome:
+        """Publish events of one order, each after the one before, up to the first failure."""
+        outcome = _Outcome(self._turns)
+        event = events[0]
+        try:
+            async with asyncio.timeout(timeout_s):
+                for event in events:
+                    await self._publisher.publish(event)
+                    outcome.published.append(event.sequence)
+                    self._listener(EventPublished(event))
+        except EventRefused as error:
+            outcome.refusal = event, error
+        except Exception as error:  # noqa: BLE001  the other orders' events go on
+            outcome.failure = error
+            self._listener(EventNotPublished(event, error))
+        return outcome
+
+    async def _collect(self) -> None:
+        """Write down what became of the orders whose publication has ended.
+
+        Raises:
+            PublishFailed: None was published, and some failed.
+            Exception: What the outbox raises; then the events are published again.
+        """
+        ended = {each: task for each, task in self._in_progress.items() if task.done()}
+        outcomes = {order_id: task.result() for order_id, task in ended.items()}
+        for order_id in ended:
+            del self._in_progress[order_id]
+        published = [sequence for each in outcomes.values() for sequence in each.published]
+        refusals = [each.refusal for each in outcomes.values() if each.refusal is not None]
+        failed = [each for each in outcomes.values() if each.failure is not None]
+        began = 0
+        for order_id, outcome in outcomes.items():
+            began += self._back_off(order_id, failed=outcome.failure is not None)
+        if published:
+            await self._outbox.mark_published(published)
+        if refusals:
+            await self._set_aside(refusals)
+        if published:
+            self._published_in = self._turns
+            self._recovered()
+            if not failed:
+                self._limit = min(2 * self._limit, self._options.batch)
+        elif (
+            failed
+            and not self._in_progress
+            and all(each.turn > self._published_in for each in failed)
+        ):
+            raise PublishFailed(f"no event of {len(failed)} orders was published") from (
+                failed[0].failure
+            )
+        if began and not self._failures:
+            _log.warning(
+                "events not published, later events of their orders wait",
+                orders=began,
+                exc_info=failed[0].failure,
+            )
+
+    def _back_off(self, order_id: UUID, *, failed: bool) -> bool:
+        """Note the end of an order's publication. Returns whether it begins to back off."""
+        waits = self._backing_off.pop(order_id, None)
+        if not failed:
+            return False
+        delays_s = _ORDER_BACKOFF.backoffs_s(self._random) if waits is None else waits.delays_s
+        until_s = self._clock() + next(delays_s)
+        if len(self._backing_off) >= _MAX_BACKING_OFF:
+            del self._backing_off[next(iter(self._backing_off))]
+        self._backing_off[order_id] = _BackingOff(delays_s, until_s)
+        return waits is None
+
+    async def _set_aside(self, refusals: Sequence[tuple[OutboxEvent, EventRefused]]) -> None:
+        reasons = {event.sequence: _reason(error) for event, error in refusals}
+        await self._outbox.refuse(reasons)
+        for event, error in refusals:
+            # Not its cause: the text of an encoder's error may hold data of the customer.
+            _log.error(
+                "event refused, set aside until an operator retries or skips it",
+                order_id=str(event.order.id),
+                version=event.order.version,
+                sequence=event.sequence,
+                reason=reasons[event.sequence],
+            )
+            self._listener(EventSetAside(event, error))
+
+    async def _abandon(self) -> None:
+        """Cancel publications in progress and wait until they have ended."""
+        tasks = list(self._in_progress.values())
+        self._in_progress.clear()
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
     async def _rest(self, rest: _Rest) -> None:
         waits = [
@@ -278,3 +410,9 @@ def _by_order(events: Sequence[OutboxEvent]) -> Iterator[Sequence[OutboxEvent]]:
     for event in events:
         orders.setdefault(event.order.id, []).append(event)
     yield from orders.values()
+
+
+def _reason(error: EventRefused) -> str:
+    """Return the reason, without characters that a database may not store."""
+    text = str(error)[:_MAX_REASON]
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from uuid import UUID
 
 import pytest
 from structlog.testing import capture_logs
@@ -29,6 +30,8 @@ from orderflow_server.events.ports import (
     EventNotPublished,
     EventPublished,
     EventPublisher,
+    EventRefused,
+    EventSetAside,
     LeadChanged,
     PublishFailed,
     RelayEvent,
@@ -36,10 +39,13 @@ from orderflow_server.events.ports import (
 )
 from orderflow_server.events.relay import LEASE, OutboxRelay, RelayOptions
 from orderflow_server.orders.errors import StoreUnavailable
-from orderflow_server.orders.ports import LONGEST_LEASE, Outbox
+from orderflow_server.orders.order import Order
+from orderflow_server.orders.ports import LONGEST_LEASE, Outbox, OutboxEvent
 
-OPTIONS = RelayOptions(batch=100, poll_interval_s=0.5, lease_s=6.0)
+OPTIONS = RelayOptions(batch=100, poll_interval_s=0.5, lease_s=6.0, patience_s=6.0)
 GATHER_S = 0.02
+ORDER_BACKOFF_S = 0.5
+"""The first delay of an order that fails while others succeed; doubles from there."""
 
 
 async def yield_only(delay_s: float) -> None:
@@ -141,6 +147,7 @@ async def test_a_failing_event_holds_up_its_own_order_only() -> None:
     with capture_logs() as logs:
         async with running(world.relay(sleep=naps)):
             await naps.fallen_asleep()
+            assert naps.delays == [GATHER_S]
             assert set(world.publisher.ids) == {first, f"{other.id}/1", f"{other.id}/2"}
             assert isinstance(world.told[-1], EventPublished)
             assert [e.cause for e in world.told if isinstance(e, EventNotPublished)] == [
@@ -152,9 +159,254 @@ async def test_a_failing_event_holds_up_its_own_order_only() -> None:
             assert world.publisher.ids[3:] == [f"{later.id}/1", f"{later.id}/2"]
 
             world.publisher.failing.clear()
+            world.clock.advance(timedelta(seconds=ORDER_BACKOFF_S))
+            await naps.next()
             await naps.next()
     assert_each_once_and_in_order(world.publisher.ids, [stuck, other, later])
+    assert [line["log_level"] for line in logs] == ["warning"]
+
+
+async def test_an_order_that_fails_backs_off_by_itself_and_pauses_no_other() -> None:
+    world, naps = World(), Naps()
+    stuck = await write(world.store, 1)
+    world.publisher.failing[f"{stuck.id}/1"] = PublishFailed("not acknowledged")
+    tries: list[float] = []
+
+    def note_tries() -> None:
+        failures = [event for event in world.told if isinstance(event, EventNotPublished)]
+        if len(failures) > len(tries):
+            tries.append(seconds)
+
+    others = []
+    with capture_logs() as logs:
+        async with running(world.relay(sleep=naps)):
+            await naps.fallen_asleep()
+            for number in range(200):
+                seconds = number * 0.5
+                others.append(await write(world.store, 1000 + number))
+                await naps.next()
+                await naps.next()
+                note_tries()
+                assert world.publisher.ids[-1] == f"{others[-1].id}/2"
+                world.clock.advance(timedelta(seconds=0.5))
+    # The first try is the relay's only one, so that NATS may be away: one backoff of the relay.
+    assert set(naps.delays) == {0.1, GATHER_S, OPTIONS.poll_interval_s}
+    assert naps.delays.count(0.1) == 1
+    assert tries == [0.0, 0.5, 1.5, 3.5, 7.5, 15.5, 31.5, 61.5, 91.5]
     assert [line["log_level"] for line in logs] == ["warning", "info"]
+
+
+@pytest.mark.parametrize("error", [PublishFailed("timeout"), EventRefused("too large")])
+async def test_orders_that_fail_at_the_front_of_the_outbox_do_not_fill_the_batch(
+    error: Exception,
+) -> None:
+    world, naps = World(), Naps()
+    for number in range(1, 51):
+        failing = await write(world.store, number)
+        world.publisher.failing[f"{failing.id}/1"] = error
+    healthy = [await write(world.store, number) for number in range(51, 71)]
+    async with running(world.relay(sleep=naps, options=RelayOptions(batch=5))):
+        await naps.fallen_asleep()
+        for _ in range(20):
+            await naps.next()
+    assert_each_once_and_in_order(world.publisher.ids, healthy)
+
+
+async def test_no_more_than_a_thousand_orders_back_off() -> None:
+    world, naps = World(), Naps()
+    for number in range(1, 1102):
+        order = await write(world.store, number, versions=1)
+        if number > 1:
+            world.publisher.failing[f"{order.id}/1"] = PublishFailed("not acknowledged")
+    async with running(world.relay(sleep=naps, options=RelayOptions(batch=2000))):
+        await naps.fallen_asleep()
+        assert world.publisher.attempts == 1101
+        await naps.next()
+        assert world.publisher.attempts == 1101 + 100
+
+
+async def test_a_hanging_order_holds_up_no_other_and_goes_on_by_itself() -> None:
+    world, naps = World(), Naps()
+    hanging = await write(world.store, 1, versions=3)
+    proceed = world.publisher.hanging[f"{hanging.id}/2"] = asyncio.Event()
+    others = [await write(world.store, 2)]
+    relay = world.relay(sleep=naps, options=RelayOptions(patience_s=0.01))
+    async with running(relay):
+        for number in range(3, 6):
+            await naps.fallen_asleep()
+            assert world.publisher.under_way == 1, "the hanging one is not published again"
+            others.append(await write(world.store, number))
+            await naps.next()
+        await naps.next()
+        assert_each_once_and_in_order(
+            [each for each in world.publisher.ids if str(hanging.id) not in each], others
+        )
+        proceed.set()
+        await until(lambda: f"{hanging.id}/3" in world.publisher.ids)
+        # Its end wakes the relay, which writes it down.
+        await naps.next()
+        assert await world.all_marked()
+    assert_each_once_and_in_order(world.publisher.ids, [hanging, *others])
+
+
+async def test_no_more_than_a_batch_is_in_progress_however_many_hang() -> None:
+    world, naps = World(), Naps()
+    world.publisher.open.clear()
+    orders = [await write(world.store, number, versions=1) for number in range(1, 31)]
+    options = RelayOptions(batch=10, patience_s=0.01)
+    async with running(world.relay(sleep=naps, options=options)):
+        await naps.fallen_asleep()
+        for _ in range(3):
+            await naps.next()
+        assert world.publisher.under_way == 10
+        world.publisher.open.set()
+        await until(lambda: len(world.publisher.ids) >= 10)
+        await naps.next()
+        await naps.next()
+    assert world.publisher.most_under_way == 10
+    assert_each_once_and_in_order(world.publisher.ids, orders)
+
+
+async def test_what_hangs_is_cancelled_when_another_relay_leads() -> None:
+    world, naps = World(), Naps()
+    world.publisher.open.clear()
+    await write(world.store, 1)
+    async with running(world.relay(sleep=naps, options=RelayOptions(patience_s=0.01))):
+        await naps.fallen_asleep()
+        assert world.publisher.under_way == 1
+        world.clock.advance(timedelta(seconds=OPTIONS.lease_s))
+        assert await world.store.take_lease(LEASE, holder="other", lease=LONGEST_LEASE)
+        await naps.next()
+        assert world.publisher.under_way == 0
+
+
+async def test_stop_waits_for_what_hangs_and_marks_it() -> None:
+    world, naps = World(), Naps()
+    world.publisher.open.clear()
+    order = await write(world.store, 1, versions=1)
+    relay = world.relay(sleep=naps, options=RelayOptions(patience_s=0.01))
+    async with running(relay) as task:
+        await naps.fallen_asleep()
+        stopping = asyncio.create_task(relay.stop(timeout_s=5))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not stopping.done()
+        world.publisher.open.set()
+        await stopping
+        await task
+    assert_each_once_and_in_order(world.publisher.ids, [order])
+    assert await world.all_marked()
+
+
+# Refused events
+
+
+async def refused_among_others(world: World) -> tuple[Order, list[Order]]:
+    """Write an order whose second version is refused, and others around it."""
+    before = await write(world.store, 1)
+    poisoned = await write(world.store, 2, versions=3)
+    after = await write(world.store, 3)
+    world.publisher.failing[f"{poisoned.id}/2"] = EventRefused("too\nlarge\ud800" + 1000 * "!")
+    return poisoned, [before, after]
+
+
+async def test_a_refused_event_is_set_aside_and_the_others_are_published_without_a_pause() -> None:
+    world, naps = World(), Naps()
+    poisoned, others = await refused_among_others(world)
+    with capture_logs() as logs:
+        async with running(world.relay(sleep=naps)):
+            await naps.fallen_asleep()
+            assert naps.delays == [GATHER_S]
+            assert set(world.publisher.ids) == {
+                f"{poisoned.id}/1",
+                *(f"{order.id}/{version}" for order in others for version in (1, 2)),
+            }
+            [refused] = await world.store.refused(limit=10)
+            assert (refused.order_id, refused.version) == (poisoned.id, 2)
+            assert refused.reason == ("too\ufffdlarge\ufffd" + 1000 * "!")[:500]
+            assert await world.all_marked()
+
+            others.append(await write(world.store, 4))
+            await naps.next()
+    assert GATHER_S in naps.delays[1:]
+    assert set(naps.delays) <= {GATHER_S, OPTIONS.poll_interval_s}
+    assert world.publisher.ids[-2:] == [f"{others[-1].id}/1", f"{others[-1].id}/2"]
+    set_aside = [event.event for event in world.told if isinstance(event, EventSetAside)]
+    assert [event_id(event.order) for event in set_aside] == [f"{poisoned.id}/2"]
+    assert not [event for event in world.told if isinstance(event, EventNotPublished)]
+    [line] = logs
+    assert (line["log_level"], line["reason"]) == ("error", refused.reason)
+    assert (line["order_id"], line["version"]) == (str(poisoned.id), 2)
+
+
+async def test_a_refused_event_that_is_retried_is_published_with_those_behind_it() -> None:
+    world, naps = World(), Naps()
+    poisoned, others = await refused_among_others(world)
+    async with running(world.relay(sleep=naps)):
+        await naps.fallen_asleep()
+        world.publisher.failing.clear()
+        await world.store.retry_refused()
+        await naps.next()
+    assert_each_once_and_in_order(world.publisher.ids, [poisoned, *others])
+
+
+async def test_behind_a_refused_event_that_is_skipped_the_later_ones_are_published() -> None:
+    world, naps = World(), Naps()
+    poisoned, _ = await refused_among_others(world)
+    async with running(world.relay(sleep=naps)):
+        await naps.fallen_asleep()
+        [refused] = await world.store.refused(limit=10)
+        await world.store.skip_refused([refused.sequence])
+        await naps.next()
+    seen = [each for each in world.publisher.ids if str(poisoned.id) in each]
+    assert seen == [f"{poisoned.id}/1", f"{poisoned.id}/3"]
+
+
+async def test_an_event_whose_refusal_cannot_be_stored_is_tried_again() -> None:
+    world, naps = World(), Naps()
+    poisoned, others = await refused_among_others(world)
+    failures = [StoreUnavailable("down")]
+
+    async def fail_once(point: Point) -> None:
+        if point.method == "refuse" and failures:
+            raise failures.pop()
+
+    outbox = SteppedOutbox(world.store, fail_once)
+    async with running(world.relay(sleep=naps, outbox=outbox)):
+        await naps.fallen_asleep()
+        assert naps.delays == [0.1]
+        assert not [event for event in world.told if isinstance(event, EventSetAside)]
+        await naps.next()
+        assert len(await world.store.refused(limit=10)) == 1
+        world.publisher.failing.clear()
+        await world.store.retry_refused()
+        await naps.next()
+    assert_each_once_and_in_order(first_arrivals(world.publisher.arrived), [poisoned, *others])
+
+
+# Recovery
+
+
+async def test_after_an_outage_the_batches_are_small_at_first() -> None:
+    class Recorded(FakeOrderStore):
+        async def unpublished(
+            self, *, limit: int, without: Collection[UUID] = ()
+        ) -> Sequence[OutboxEvent]:
+            limits.append(limit)
+            return await super().unpublished(limit=limit, without=without)
+
+    limits: list[int] = []
+    world, naps = World(), Naps()
+    world.store = Recorded(world.clock)
+    for number in range(1, 301):
+        await write(world.store, number, versions=1)
+    world.publisher.unready = [PublishFailed("no NATS") for _ in range(3)]
+    async with running(world.relay(sleep=naps)):
+        for _ in range(3):
+            await naps.next()
+        assert await world.all_marked()
+        assert limits[:6] == [10, 20, 40, 80, 100, 100]
+        assert naps.delays[:3] == [0.1, 0.2, 0.4]
 
 
 async def test_while_it_cannot_publish_it_tries_ever_less_often_and_says_so_once() -> None:
@@ -374,6 +626,7 @@ async def test_what_is_not_acknowledged_within_the_lease_is_left_to_who_has_the_
             assert naps.delays == [0.1]
 
             world.publisher.open.set()
+            world.clock.advance(timedelta(seconds=ORDER_BACKOFF_S))
             await naps.next()
     assert_each_once_and_in_order(world.publisher.ids, [order])
     assert isinstance(logs[0]["exc_info"].__cause__, TimeoutError)
@@ -541,7 +794,8 @@ async def test_a_relay_that_slept_through_its_lease_does_no_harm() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("batch", 0), ("poll_interval_s", 0.0), ("lease_s", -1.0)]
+    ("name", "value"),
+    [("batch", 0), ("poll_interval_s", 0.0), ("lease_s", -1.0), ("patience_s", 0.0)],
 )
 def test_an_option_out_of_its_range_is_refused(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=name):
