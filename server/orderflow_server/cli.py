@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
@@ -14,10 +14,14 @@ import typer
 
 from orderflow_server.configuration import CONFIG_VARIABLE, BadSettings, Configuration, load
 from orderflow_server.orders.errors import StoreUnavailable
+from orderflow_server.orders.ports import Outbox
 from orderflow_server.parked import Release, list_parked
 from orderflow_server.parked import release as release_parked
 from orderflow_server.parked import release_all as release_all_parked
 from orderflow_server.payments.simulator.faults import Faults
+from orderflow_server.refused import list_refused
+from orderflow_server.refused import retry as retry_refused
+from orderflow_server.refused import skip as skip_refused
 from orderflow_server.settings import Settings
 from orderflow_server.storage.opening import open_store_for, upgrade
 from orderflow_server.telemetry.logs import configure_logs
@@ -28,6 +32,11 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+events = typer.Typer(
+    help="Events that the stream refused: list, retry and skip them.", no_args_is_help=True
+)
+app.add_typer(events, name="events")
 
 Rate = Annotated[float, typer.Option(min=0.0, max=1.0)]
 HangingToken = Annotated[
@@ -308,6 +317,53 @@ def release(
     _with_the_database(its, work())
     if missing:
         raise typer.Exit(1)
+
+
+@events.command()
+def refused(
+    database: DatabaseOption = None,
+    limit: Annotated[int, typer.Option(help="Maximum number of events.", min=1)] = 1000,
+    config: ConfigOption = None,
+) -> None:
+    """List refused events, one JSON object a line, oldest first."""
+    its = _configuration({"database": database}, config).settings
+    _print_events(its, lambda store: list_refused(store, limit=limit))
+
+
+@events.command()
+def retry(
+    sequences: Annotated[list[int] | None, typer.Argument(metavar="[SEQUENCE]...")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Retry every refused event.")] = False,
+    database: DatabaseOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Publish refused events again, with the later versions of their orders that wait."""
+    if every == bool(sequences):
+        raise _failure("give either --all or the sequences that `events refused` lists")
+    its = _configuration({"database": database}, config).settings
+    _print_events(its, lambda store: retry_refused(store, None if every else sequences))
+
+
+@events.command()
+def skip(
+    sequences: Annotated[list[int], typer.Argument(metavar="SEQUENCE...")],
+    database: DatabaseOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Never publish these refused events; publish the later versions of their orders."""
+    its = _configuration({"database": database}, config).settings
+    _print_events(its, lambda store: skip_refused(store, sequences))
+
+
+def _print_events(
+    its: Settings, work: Callable[[Outbox], Awaitable[Sequence[dict[str, Any]]]]
+) -> None:
+    async def print_lines() -> None:
+        async with open_store_for(its.database) as store:
+            for line in await work(store):
+                typer.echo(json.dumps(line))
+
+    _with_the_database(its, print_lines())
 
 
 def _run_server(work: Coroutine[Any, Any, None]) -> None:

@@ -54,8 +54,12 @@ PENDING = [
 OUTBOX = [
     Panel(
         title="Events not yet published",
-        description="How many wait in the outbox.",
-        queries={"waiting": "max by (job) (orderflow_outbox_waiting{fleet})"},
+        description="Waiting in the outbox, and refused by the stream. An alert opens a ticket for "
+        "any refused event.",
+        queries={
+            "waiting": "max by (job) (orderflow_outbox_waiting{fleet})",
+            "refused": "max by (job) (orderflow_outbox_refused{fleet})",
+        },
         width=12,
     ),
     Panel(

@@ -69,13 +69,20 @@ class BacklogMetrics:
             registry=registry,
         ).set_function(lambda: self._backlog.parked)
         Gauge(
-            "orderflow_outbox_waiting", "Events that are not published yet.", registry=registry
+            "orderflow_outbox_waiting",
+            "Events ready to be published; neither refused ones nor those that wait behind them.",
+            registry=registry,
         ).set_function(lambda: self._backlog.events.count)
         Gauge(
             "orderflow_outbox_lag_seconds",
-            "Age of the oldest event that is not published yet; 0 when there is none.",
+            "Age of the oldest event that is ready to be published; 0 when there is none.",
             registry=registry,
         ).set_function(lambda: self._age_s(self._backlog.events.age))
+        Gauge(
+            "orderflow_outbox_refused",
+            "Events that the stream refused and that no operator has retried or skipped.",
+            registry=registry,
+        ).set_function(lambda: self._backlog.refused)
 
     async def run(self, read: Callable[[], Awaitable[Backlog]]) -> None:
         """Asks again and again, until it is cancelled; no failure of the store ends it.

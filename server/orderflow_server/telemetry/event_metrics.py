@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from orderflow_server.events.ports import EventNotPublished, EventPublished, LeadChanged, RelayEvent
+from orderflow_server.events.ports import (
+    EventNotPublished,
+    EventPublished,
+    EventSetAside,
+    LeadChanged,
+    RelayEvent,
+)
 
 
 class EventMetrics:
@@ -24,6 +30,11 @@ class EventMetrics:
             "Attempts to publish an event that failed, or were not acknowledged in time.",
             registry=registry,
         )
+        self._refused = Counter(
+            "orderflow_events_refused",
+            "Events that the stream refused and that were set aside.",
+            registry=registry,
+        )
         self._leading = Gauge(
             "orderflow_relay_leading",
             "1 while this process is the one that publishes events.",
@@ -36,5 +47,7 @@ class EventMetrics:
                 self._published.inc()
             case EventNotPublished():
                 self._failures.inc()
+            case EventSetAside():
+                self._refused.inc()
             case LeadChanged():
                 self._leading.set(event.leads)

@@ -6,6 +6,8 @@ from fakes.orders import new_order
 from orderflow_server.events.ports import (
     EventNotPublished,
     EventPublished,
+    EventRefused,
+    EventSetAside,
     LeadChanged,
     PublishFailed,
 )
@@ -15,6 +17,7 @@ from orderflow_server.telemetry.event_metrics import EventMetrics
 EVENT = OutboxEvent(1, new_order())
 PUBLISHED = "orderflow_events_published_total"
 FAILED = "orderflow_events_publish_failures_total"
+REFUSED = "orderflow_events_refused_total"
 LEADING = "orderflow_relay_leading"
 
 
@@ -26,6 +29,10 @@ def test_publications_and_failures_are_counted() -> None:
     for _ in range(3):
         metrics.on_event(EventPublished(EVENT))
     metrics.on_event(EventNotPublished(EVENT, PublishFailed("no NATS")))
+    assert registry.get_sample_value(REFUSED) == 0
+    for _ in range(2):
+        metrics.on_event(EventSetAside(EVENT, EventRefused("too large")))
+    assert registry.get_sample_value(REFUSED) == 2
     assert registry.get_sample_value(PUBLISHED) == 3
     assert registry.get_sample_value(FAILED) == 1
 

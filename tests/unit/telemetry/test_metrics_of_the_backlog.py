@@ -42,7 +42,7 @@ class Watched:
     async def read(self) -> Backlog:
         if self.error is not None:
             raise self.error
-        return await self.store.backlog()
+        return await self.store.backlog(events=True)
 
     async def round(self) -> None:
         """Returns when the store has been asked once more."""
@@ -120,6 +120,24 @@ async def test_a_parked_order_is_told_apart_from_those_that_are_asked_about() ->
         await it.round()
         assert it.registry.get_sample_value("orderflow_orders_parked") == 1
         assert it.values() == NOTHING | {"pending PENDING_PAYMENT": 1}
+
+
+async def test_refused_events_are_counted_apart_from_those_that_wait() -> None:
+    names = ("waiting", "lag_seconds", "refused")
+
+    def outbox() -> list[float | None]:
+        return [it.registry.get_sample_value(f"orderflow_outbox_{name}") for name in names]
+
+    async with watched() as it:
+        orders = [new_order(number, now=NOW - number * SECOND) for number in (1, 2, 3)]
+        for order in orders:
+            await it.store.place(order, lease=LEASE_FOR)
+        await it.store.save(orders[2].paid(NOW))
+        await it.round()
+        assert outbox() == [4, 1, 0]
+        await it.store.refuse({1: "too large", 3: "too large"})
+        await it.round()
+        assert outbox() == [1, 2, 2]
 
 
 async def test_what_is_settled_is_gone_at_the_next_round() -> None:
