@@ -41,6 +41,9 @@ async def server_process(
     arguments: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
     until_serves: bool = True,
+    stdout: int | None = None,
+    stderr: int | None = None,
+    closed: Sequence[int] = (),
 ) -> AsyncIterator[ServerProcess]:
     """Serving when this yields; killed at the end when it still runs.
 
@@ -49,18 +52,24 @@ async def server_process(
         arguments: More of `serve`; the last of a kind counts.
         environment: More of it.
         until_serves: Yield only then.
+        stdout: A descriptor instead of the file `stdout` in the directory.
+        stderr: A descriptor instead of the file `stderr` in the directory.
+        closed: Descriptors that the process starts without.
     """
+    # A shell can start a program without a descriptor; `subprocess` cannot.
+    without = ("sh", "-c", f'exec "$@" {" ".join(f"{each}>&-" for each in closed)}', "sh")
     address, ops_address = (f"127.0.0.1:{free_port()}" for _ in range(2))
-    with (directory / "stdout").open("ab") as stdout, (directory / "stderr").open("ab") as stderr:
+    with (directory / "stdout").open("ab") as out, (directory / "stderr").open("ab") as err:
         process = await asyncio.create_subprocess_exec(
+            *(without if closed else ()),
             sys.executable,
             *("-m", "orderflow_server", "serve", "--address", address),
             *("--ops-address", ops_address),
             *("--database", str(directory / "orders.db"), "--log-format", "json"),
             *arguments,
             env={**os.environ, **(environment or {})},
-            stdout=stdout,
-            stderr=stderr,
+            stdout=out if stdout is None else stdout,
+            stderr=err if stderr is None else stderr,
         )
     server = ServerProcess(process, address, ops_address, directory)
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -97,13 +97,17 @@ class OrderApp:
 
 @asynccontextmanager
 async def order_app(
-    settings: Settings, *, tracer_provider: TracerProvider
+    settings: Settings,
+    *,
+    tracer_provider: TracerProvider,
+    lines_dropped: Callable[[], int] = int,
 ) -> AsyncIterator[OrderApp]:
     """Starts the service, SERVING when this yields, and stops it in order when the block ends.
 
     Args:
         settings: What can be set.
         tracer_provider: Makes the spans. Who made it flushes it, after this has ended.
+        lines_dropped: Returns the number of log lines dropped so far.
 
     Raises:
         StoreUnavailable: The database cannot be opened.
@@ -188,7 +192,7 @@ async def order_app(
             worker=worker,
             relay=relay,
         )
-        with runtime_metrics(instruments.registry) as observe_lag:
+        with runtime_metrics(instruments.registry, lines_dropped) as observe_lag:
             await rpc.start()
             work = {
                 "payment worker": worker.run(),

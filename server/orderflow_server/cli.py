@@ -13,6 +13,7 @@ from uuid import UUID
 import typer
 
 from orderflow_server.configuration import CONFIG_VARIABLE, BadSettings, Configuration, load
+from orderflow_server.lifecycle import open_standard_descriptors
 from orderflow_server.orders.errors import StoreUnavailable
 from orderflow_server.orders.ports import Outbox
 from orderflow_server.parked import Release, list_parked
@@ -67,6 +68,7 @@ TargetOption = Annotated[str, typer.Option(help="The simulator, host:port.")]
 
 
 def main() -> None:
+    open_standard_descriptors()
     app()
 
 

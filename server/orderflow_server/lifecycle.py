@@ -95,6 +95,19 @@ def stop_with_stdin(stop: asyncio.Event) -> Iterator[None]:
         loop.remove_reader(stdin)
 
 
+def open_standard_descriptors() -> None:
+    """Open the null device for each standard descriptor that the process was started without.
+
+    Otherwise the first file or socket would get its number, and text meant for people.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # The lowest free number is given, which is this one.
+            os.open(os.devnull, os.O_RDWR)
+
+
 def let_threads_finish_their_turns() -> None:
     """Has the kernel not interrupt one thread of this process for another that has just woken up.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -23,6 +22,7 @@ from orderflow_server.security.reloading import UnusableFile
 from orderflow_server.settings import Settings
 from orderflow_server.storage.apart import upgraded_apart
 from orderflow_server.telemetry.export import open_exports
+from orderflow_server.telemetry.line_writer import write_to_stderr_aside
 from orderflow_server.telemetry.logs import configure_logs
 from orderflow_server.workers import WorkerFailed, Workers, reserved_port
 
@@ -57,7 +57,7 @@ async def serve(settings: Settings) -> None:
         if settings.supervised:
             os.write(settings.ready_fd, b"1")
         else:
-            print(_hints(app.address, settings, app.ops_address), file=sys.stderr)  # noqa: T201  for people
+            write_to_stderr_aside(_hints(app.address, settings, app.ops_address))
         leave_alone_what_stays()
         await stop.wait()
 
@@ -68,7 +68,7 @@ async def _start(settings: Settings, stack: AsyncExitStack) -> OrderApp:
         exports = await stack.enter_async_context(open_exports(version=version("orderflow-server")))
     except ValueError as error:
         raise CannotServe(f"an OTEL_* variable cannot be read: {error}") from error
-    configure_logs(level=settings.log_level, form=settings.log_format, otlp=exports.logs)
+    written = configure_logs(level=settings.log_level, form=settings.log_format, otlp=exports.logs)
     try:
         async with upgraded_apart(settings.database):
             # Loading them is a third of a start: meanwhile another process makes the schema, if it
@@ -77,7 +77,11 @@ async def _start(settings: Settings, stack: AsyncExitStack) -> OrderApp:
             from orderflow_server.ops.server import OpsAddressUnavailable
         try:
             return await stack.enter_async_context(
-                order_app(settings, tracer_provider=exports.tracer_provider)
+                order_app(
+                    settings,
+                    tracer_provider=exports.tracer_provider,
+                    lines_dropped=written.dropped,
+                )
             )
         except (OpsAddressUnavailable, UnusableFile) as error:
             raise CannotServe(str(error)) from error
@@ -102,7 +106,7 @@ async def _serve_with_workers(settings: Settings) -> None:
 
         def on_serving() -> None:
             log.info("all workers serve", workers=settings.workers, address=address)
-            print(_hints(address, settings, settings.ops_address), file=sys.stderr)  # noqa: T201  for people
+            write_to_stderr_aside(_hints(address, settings, settings.ops_address))
 
         try:
             await workers.run(stop, on_serving)
@@ -127,4 +131,5 @@ Orderflow serves on {address}. Try, in another terminal:
   curl http://{ops_address}/metrics
 
 Ctrl-C stops it.
+
 """

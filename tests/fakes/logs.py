@@ -10,8 +10,7 @@ from typing import Literal
 import structlog
 from structlog.typing import Processor
 
-from orderflow_server.telemetry.lines import Lines
-from orderflow_server.telemetry.logs import configure_logs
+from orderflow_server.telemetry.logs import Log, configure_logs
 
 _CHANGED = (
     "",
@@ -26,12 +25,12 @@ def configure(
     level: str = "info",
     form: Literal["auto", "json", "console"] = "json",
     otlp: Processor | None = None,
-) -> Lines:
+) -> Log:
     """`configure_logs`, within `logs_put_back`."""
-    lines = configure_logs(level=level, form=form, otlp=otlp)
+    written = configure_logs(level=level, form=form, otlp=otlp)
     # The loggers of our modules would keep what they were first used with, for all other tests.
     structlog.configure(cache_logger_on_first_use=False)
-    return lines
+    return written
 
 
 @contextmanager

@@ -85,7 +85,7 @@ def _method(level: str, lines: Lines, *, urgent: bool, at_once: int) -> Callable
             except structlog.DropEvent:
                 return
             processors = processors[at_once:]
-        write(partial(_made, processors, level, line))
+        write(partial(finished, processors, level, line))
 
     return note
 
@@ -94,7 +94,8 @@ def _nothing(_self: structlog.BoundLoggerBase, _event: str, **_fields: Any) -> N
     """Less important than what is written."""
 
 
-def _made(processors: Sequence[Processor], level: str, event: EventDict) -> str:
+def finished(processors: Sequence[Processor], level: str, event: EventDict) -> str:
+    """Return the text that the processors make of an event."""
     line: Any = event
     for process in processors:
         line = process(None, level, line)

@@ -1,10 +1,9 @@
-"""Where log lines go: a text file, in an event loop some milliseconds later, many at a time.
+"""Render log lines in the event loop some milliseconds later, many at a time, for a sink.
 
-Each write to a file lets other threads have their turn, and a busy event loop then waits for its
-own to come again: written one by one, the lines of a loaded service cost it more than all else
-that is done to see a call. To make a text of many events at once takes less, too, than of each in
-the middle of its call. What a process that is killed (SIGKILL) said in its last milliseconds is
-lost, but for errors, which are written at once.
+To make a text of many events at once takes less than of each in the middle of its call, and to
+hand it over at once takes less, too. The sink writes it in another thread, because a file can
+block. A process that is killed (SIGKILL) loses the lines of its last milliseconds; errors are
+handed over at once.
 """
 
 from __future__ import annotations
@@ -13,7 +12,8 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TextIO
+
+from orderflow_server.telemetry.line_writer import Sink
 
 DELAY_S = 0.01
 
@@ -26,20 +26,21 @@ class Lines:
     """A logger of structlog's; for any number of threads.
 
     Args:
-        file: Takes the text.
+        sink: Takes the text.
         delay_s: How long a line may wait for others, in seconds.
     """
 
-    def __init__(self, file: TextIO, *, delay_s: float = DELAY_S) -> None:
-        self._file = file
+    def __init__(self, sink: Sink, *, delay_s: float = DELAY_S) -> None:
+        self._sink = sink
         self._delay_s = delay_s
         # Takes what any thread appends, without a lock, which every line would have to take.
         self._waiting: deque[Line] = deque()
-        self._flushing = threading.Lock()
+        # Reentrant: the garbage collector may run inside a flush, and what it ends may log.
+        self._flushing = threading.RLock()
         self._scheduled = False
 
     def later(self, line: Line) -> None:
-        """Writes the line with those that come soon; at once where no event loop runs."""
+        """Hand over the line with those that come soon; at once where no event loop runs."""
         self._waiting.append(line)
         try:
             loop = asyncio.get_running_loop()
@@ -51,25 +52,27 @@ class Lines:
             loop.call_later(self._delay_s, self.flush)
 
     def now(self, line: Line) -> None:
-        """Writes the line, and those that wait."""
-        self._waiting.append(line)
-        self.flush()
+        """Hand over the lines that wait, then this one as urgent."""
+        with self._flushing:
+            self.flush()
+            self._sink.put(f"{made(line)}\n", lines=1, urgent=True)
 
     def flush(self) -> None:
-        """Writes what waits."""
+        """Hand over the lines that wait."""
         with self._flushing:
             # Before the first is taken: a line that comes later than that has a flush to come.
             self._scheduled = False
             waiting = [self._waiting.popleft() for _ in range(len(self._waiting))]
-            if waiting and not self._file.closed:
-                self._file.write("\n".join([*map(_made, waiting), ""]))
-                self._file.flush()
+            if waiting:
+                text = "\n".join([*map(made, waiting), ""])
+                self._sink.put(text, lines=len(waiting), urgent=False)
 
     msg = log = debug = info = warning = warn = later
     error = exception = critical = fatal = now
 
 
-def _made(line: Line) -> str:
+def made(line: Line) -> str:
+    """Return the text of a line. Never raises."""
     if isinstance(line, str):
         return line
     try:

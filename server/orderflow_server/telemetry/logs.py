@@ -8,7 +8,9 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Literal, TextIO
 
 import orjson
@@ -17,15 +19,16 @@ from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
 from orderflow_server.telemetry.call_line import CallLine
 from orderflow_server.telemetry.correlation import add_ids
-from orderflow_server.telemetry.late_lines import late_lines
-from orderflow_server.telemetry.lines import Lines
+from orderflow_server.telemetry.late_lines import finished, late_lines
+from orderflow_server.telemetry.line_writer import FileSink, LineWriter, Sink
+from orderflow_server.telemetry.lines import Lines, made
 from orderflow_server.telemetry.redaction import may_have_secrets, redact, redacted_text
 from orderflow_server.telemetry.stdlib_logs import take_in_libraries
 
 
 def configure_logs(
     *, level: str, form: Literal["auto", "json", "console"], otlp: Processor | None = None
-) -> Lines:
+) -> Log:
     """Sets up the logs of this process, the libraries' too; call it before anything logs.
 
     Args:
@@ -34,15 +37,20 @@ def configure_logs(
         otlp: Is given every line, without its secrets, and takes it elsewhere as well.
 
     Returns:
-        What the lines are written with; the end of the process flushes it.
+        The way of the lines. The end of the process flushes it, and waits for a slow reader for
+        at most a second.
     """
-    console = form == "console" or (form == "auto" and sys.stdout.isatty())
+    # None: the process was started without standard output.
+    stdout: TextIO | None = sys.stdout
+    console = form == "console" or (form == "auto" and stdout is not None and stdout.isatty())
     least = logging.getLevelNamesMapping()[level.upper()]
-    lines = Lines(sys.stdout)
     finish = finishing(console=console, otlp=otlp)
+    sink = _sink(stdout, finish)
+    lines = Lines(sink)
+    written = Log(lines, sink)
     # Its form is JSON, and what gives lines away wants the events.
     by_hand = not console and otlp is None and least <= logging.INFO
-    atexit.register(lines.flush)
+    atexit.register(written.end)
     structlog.configure(
         processors=[add_ids, *finish],
         # What gives lines away must do so within their span.
@@ -56,7 +64,50 @@ def configure_logs(
         cache_logger_on_first_use=True,
     )
     take_in_libraries(lines, level=least, finish=finish)
-    return lines
+    return written
+
+
+_END_TIMEOUT_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """The way of this process's log lines to standard output."""
+
+    _lines: Lines
+    _sink: Sink
+
+    def dropped(self) -> int:
+        """Return the number of lines dropped because standard output did not take them."""
+        return self._sink.dropped
+
+    def flush(self) -> None:
+        """Hand over the lines that wait."""
+        self._lines.flush()
+
+    def end(self) -> None:
+        """Flush, and wait until the lines are written, for at most a second."""
+        self._lines.flush()
+        self._sink.drain(_END_TIMEOUT_S)
+
+
+def _sink(stdout: TextIO | None, finish: Sequence[Processor]) -> Sink:
+    if stdout is None:
+        return FileSink(None)
+
+    def gap_line(number: int) -> str:
+        event = {
+            "event": "log lines dropped: standard output was not read or not writable",
+            "level": "warning",
+            "lines": number,
+        }
+        return made(partial(finished, finish, "warning", event))
+
+    try:
+        return LineWriter(stdout.fileno(), encoding=stdout.encoding, gap_line=gap_line)
+    except io.UnsupportedOperation:
+        # A file in memory.
+        return FileSink(stdout)
 
 
 def json_line(event: EventDict) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 
 import structlog
 from structlog.typing import Processor
 
 from orderflow_server.telemetry.correlation import add_names
-from orderflow_server.telemetry.lines import Lines
+from orderflow_server.telemetry.lines import Lines, made
 from orderflow_server.telemetry.quiet import quiet_exporters
 
 
@@ -49,12 +50,8 @@ class _To(logging.Handler):
         self._lines = lines
 
     def emit(self, record: logging.LogRecord) -> None:
-        try:
-            line = self.format(record)
-        except Exception:  # noqa: BLE001  told below
-            # As the standard library's own: a line is never what its caller fails of.
-            self.handleError(record)
-            return
+        # Not `handleError` where that fails: it prints to standard error, which can block.
+        line = made(partial(self.format, record))
         if record.levelno >= logging.ERROR:
             self._lines.now(line)
         else:

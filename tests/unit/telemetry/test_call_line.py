@@ -15,6 +15,7 @@ from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan, SpanCont
 from fakes.logs import configure, logs_put_back
 from orderflow_server.telemetry.call_line import CallLine
 from orderflow_server.telemetry.correlation import SPAN
+from orderflow_server.telemetry.line_writer import FileSink
 from orderflow_server.telemetry.lines import Lines
 from orderflow_server.telemetry.logs import json_line
 
@@ -34,7 +35,7 @@ REQUEST_IDS = st.one_of(
 def written(at_us: int, request_id: str, method: str, latency_ms: float, span: SpanContext) -> str:
     file = io.StringIO()
     # Without an event loop a line is written at once.
-    write = CallLine(Lines(file), json_line, now_ns=lambda: at_us * 1000 + 999)
+    write = CallLine(Lines(FileSink(file)), json_line, now_ns=lambda: at_us * 1000 + 999)
     write(request_id, method, latency_ms, span)
     return file.getvalue()
 
@@ -76,7 +77,7 @@ def test_it_says_what_the_logger_says(
 def test_seconds_pass() -> None:
     file = io.StringIO()
     times_ns = iter([1_700_000_000_000_001_000, 1_700_000_059_000_002_000])
-    write = CallLine(Lines(file), json_line, now_ns=lambda: next(times_ns))
+    write = CallLine(Lines(FileSink(file)), json_line, now_ns=lambda: next(times_ns))
     for _ in range(2):
         write("r", "GetOrder", 1.5, SPAN_CONTEXT)
     first, second = file.getvalue().splitlines()

@@ -6,6 +6,7 @@ import asyncio
 import io
 import threading
 
+from orderflow_server.telemetry.line_writer import FileSink
 from orderflow_server.telemetry.lines import Lines
 
 
@@ -23,7 +24,7 @@ class File(io.StringIO):
 
 def test_without_an_event_loop_each_line_is_written_at_once() -> None:
     file = File()
-    lines = Lines(file)
+    lines = Lines(FileSink(file))
     lines.info("a")
     lines.info("b")
     assert file.writes == ["a\n", "b\n"]
@@ -31,7 +32,7 @@ def test_without_an_event_loop_each_line_is_written_at_once() -> None:
 
 async def test_in_an_event_loop_lines_that_come_together_are_written_together() -> None:
     file = File()
-    lines = Lines(file, delay_s=0.0)
+    lines = Lines(FileSink(file), delay_s=0.0)
     lines.info("a")
     lines.warning("b")
     assert file.writes == []
@@ -44,15 +45,15 @@ async def test_in_an_event_loop_lines_that_come_together_are_written_together() 
 
 async def test_an_error_takes_what_waits_along_at_once() -> None:
     file = File()
-    lines = Lines(file, delay_s=60.0)
+    lines = Lines(FileSink(file), delay_s=60.0)
     lines.info("a")
     lines.error("b")
-    assert file.writes == ["a\nb\n"]
+    assert file.writes == ["a\n", "b\n"]
 
 
 async def test_what_waits_is_written_by_a_flush_once() -> None:
     file = File()
-    lines = Lines(file, delay_s=0.0)
+    lines = Lines(FileSink(file), delay_s=0.0)
     lines.info("a")
     lines.flush()
     await asyncio.sleep(0.001)
@@ -61,7 +62,7 @@ async def test_what_waits_is_written_by_a_flush_once() -> None:
 
 async def test_a_thread_without_a_loop_does_not_wait_for_that_of_another() -> None:
     file = File()
-    lines = Lines(file, delay_s=60.0)
+    lines = Lines(FileSink(file), delay_s=60.0)
     lines.info("a")
     thread = threading.Thread(target=lines.info, args=("b",))
     thread.start()

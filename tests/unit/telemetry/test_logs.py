@@ -258,10 +258,10 @@ configure_logs(level="info", form="json")
 def ours():
     log = structlog.get_logger()
     for number in range(500):
-        log.info("x" * 5000, number=number)
+        log.info("x" * 500, number=number)
 def theirs():
     for number in range(500):
-        logging.getLogger("some.library").warning("y" * 5000, extra={"number": number})
+        logging.getLogger("some.library").warning("y" * 500, extra={"number": number})
 threads = [threading.Thread(target=target) for target in (ours, theirs, ours, theirs)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
