@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -47,12 +48,27 @@ _OPTIONS: Sequence[tuple[str, int | str]] = (
     ("grpc.http2.max_pings_without_data", 0),  # no limit: a watch may be silent for long
     ("grpc.max_send_message_length", MAX_REQUEST_BYTES),
     ("grpc.max_receive_message_length", MAX_RESPONSE_BYTES),
-    # A restarted server is found again fast: the defaults are 1 s, growing to 120 s.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
     # What one connection attempt gets, handshake included, before it is given up (default 20 s).
     ("grpc.min_reconnect_backoff_ms", 1_000),
 )
+
+_RANDOM = Random()
+
+
+def reconnect_backoff(random: Random) -> Sequence[tuple[str, int]]:
+    """Return the channel options for the delays between connection attempts.
+
+    A restarted server is found again fast: gRPC's own bounds are 1 s, growing to 120 s. They
+    differ from channel to channel, so that the clients of a server that comes back do not all
+    connect at the same moment: gRPC's jitter of +-20 % alone leaves them in step.
+
+    Args:
+        random: Draws the bounds.
+    """
+    return [
+        ("grpc.initial_reconnect_backoff_ms", random.randint(100, 300)),
+        ("grpc.max_reconnect_backoff_ms", random.randint(1_000, 2_000)),
+    ]
 
 
 def open_channel(
@@ -69,6 +85,7 @@ def open_channel(
     breaker: BreakerOptions | None = None,
     reserve_s: float = 0.0,
     only_awaited: bool = False,
+    random: Random = _RANDOM,
 ) -> grpc.aio.Channel:
     """Opens a channel whose calls keep to the contract.
 
@@ -98,6 +115,7 @@ def open_channel(
             to its caller.
         only_awaited: Calls with one request and one response are awaited, and nothing else: they
             are coroutines, not `grpc.aio.Call`s. That makes them cheaper; see `AwaitedChannel`.
+        random: Draws the bounds of the delays between connection attempts, once.
 
     Raises:
         RuntimeError: When no event loop runs: the channel would belong to none.
@@ -113,7 +131,7 @@ def open_channel(
             f"the token would go to {target} in plaintext: "
             "give tls, or say allow_insecure_token=True"
         )
-    connect_plainly = _connector(target, tls)
+    connect_plainly = _connector(target, tls, random)
     connect = _awaited(connect_plainly) if only_awaited else connect_plainly
     budget = RetryBudget()
     seen = None
@@ -149,10 +167,11 @@ def open_channel(
     )
 
 
-def _connector(target: str, tls: ClientTls | None) -> Callable[..., grpc.aio.Channel]:
+def _connector(target: str, tls: ClientTls | None, random: Random) -> Callable[..., grpc.aio.Channel]:
     """What makes channels to one target. The files of `tls` are read here, once."""
     options = [
         *_OPTIONS,
+        *reconnect_backoff(random),
         ("grpc.primary_user_agent", f"orderflow-client/{version('orderflow-client')}"),
     ]
     if tls is None:
