@@ -167,7 +167,9 @@ def open_channel(
     )
 
 
-def _connector(target: str, tls: ClientTls | None, random: Random) -> Callable[..., grpc.aio.Channel]:
+def _connector(
+    target: str, tls: ClientTls | None, random: Random
+) -> Callable[..., grpc.aio.Channel]:
     """What makes channels to one target. The files of `tls` are read here, once."""
     options = [
         *_OPTIONS,

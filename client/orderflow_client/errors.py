@@ -26,6 +26,7 @@ from types import MappingProxyType
 import grpc
 
 from orderflow_client.status import StatusDetails, details_of, metadatum
+from orderflow_client.unreachable import status_sentence
 
 REQUEST_ID_KEY = "x-request-id"
 TRACE_ID_KEY = "x-trace-id"
@@ -134,7 +135,7 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> OrderflowError:
     """
     details = details_of(error)
     return _FAMILIES[error.code()](
-        error.details() or error.code().name,
+        status_sentence(error.details() or error.code().name),
         code=error.code(),
         details=details,
         request_id=_text(error, REQUEST_ID_KEY) or details.metadata.get("request_id"),

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 from nats.aio.client import Client
 from nats.errors import Error
+
+from orderflow_client.unreachable import cause_of
 
 STREAM = "ORDERS"
 SUBJECTS = "orders.>"
@@ -33,7 +36,7 @@ def subject(order_id: str, state: str = "*") -> str:
 
 
 async def connect(servers: Sequence[str], *, name: str, reconnect: bool) -> Client:
-    """A connection to the first of the servers that can be reached.
+    """Connect to the first of the servers that can be reached.
 
     Args:
         servers: URLs such as nats://host:port.
@@ -41,8 +44,17 @@ async def connect(servers: Sequence[str], *, name: str, reconnect: bool) -> Clie
         reconnect: When it is lost it is made again, for ever; otherwise it is closed then.
 
     Raises:
-        ConnectionError: None could be reached within a few seconds.
+        ConnectionError: None could be reached within a few seconds, or an address is invalid. The
+            text gives the addresses and the cause, without users and passwords.
     """
+    where = ", ".join(_without_secrets(server) for server in servers)
+    try:
+        # The NATS client leaves a wrong port to whoever closes it.
+        for server in servers:
+            _ = urlsplit(server if "://" in server else f"nats://{server}").port
+    except ValueError:
+        # The error has the URL's own text.
+        raise ConnectionError(f"NATS cannot be reached at {where}: invalid address") from None
     troubles: list[Exception] = []
 
     async def note(error: Exception) -> None:
@@ -65,12 +77,15 @@ async def connect(servers: Sequence[str], *, name: str, reconnect: bool) -> Clie
     except TROUBLES as error:
         await close(client)
         cause = troubles[0] if troubles else error
-        what = str(cause) or type(cause).__name__
-        raise ConnectionError(f"NATS cannot be reached: {what}") from cause
+        raise ConnectionError(f"NATS cannot be reached at {where}: {cause_of(cause)}") from cause
     except BaseException:
         await close(client)
         raise
     return client
+
+
+def _without_secrets(server: str) -> str:
+    return server.rpartition("://")[2].rpartition("@")[2]
 
 
 async def close(client: Client) -> None:

@@ -18,6 +18,7 @@ from google.rpc import (
 
 from orderflow_client.resilience.breaker import Finding, Outcome, Resting
 from orderflow_client.resilience.retry import Verdict
+from orderflow_client.unreachable import cause_of_status
 
 DETAILS_KEY = "grpc-status-details-bin"
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
@@ -163,10 +164,14 @@ def metadatum(metadata: grpc.aio.Metadata | None, key: str) -> str | bytes | Non
 
 
 def brief(error: BaseException) -> str:
-    """An error for a log: of a failed call its code and reason, and not the text.
+    """Return the text of an error for a log: of a failed call its code and reason.
 
-    What the other side writes there is its own: a gateway may well quote the card it refused.
+    The text of a failed call is left out, because the other side writes it: a gateway may well
+    quote the card it refused. When there was no connection, the cause of that follows, in our
+    words.
     """
     if isinstance(error, grpc.aio.AioRpcError):
-        return f"{error.code().name} {details_of(error).reason}".rstrip()
+        status = f"{error.code().name} {details_of(error).reason}".rstrip()
+        cause = cause_of_status(error.details())
+        return status if cause is None else f"{status}: {cause}"
     return f"{type(error).__name__}: {error}"

@@ -224,7 +224,7 @@ async def _change_faults(target: str, changes: dict[str, Any]) -> dict[str, Any]
             wanted = _faults(**(dataclasses.asdict(current) | changes))
             current = await simulator_client.set_faults(target, wanted)
     except grpc.aio.AioRpcError as error:
-        raise _failure(f"no simulator answers at {target}: {error.details()}") from error
+        raise _failure(_no_simulator(target, error.details())) from error
     return dataclasses.asdict(current)
 
 
@@ -238,7 +238,7 @@ def ledger(target: TargetOption = "127.0.0.1:50052") -> None:
     try:
         entries = asyncio.run(simulator_client.fetch_ledger(target))
     except grpc.aio.AioRpcError as error:
-        raise _failure(f"no simulator answers at {target}: {error.details()}") from error
+        raise _failure(_no_simulator(target, error.details())) from error
     for entry in entries:
         typer.echo(
             json.dumps(
@@ -450,6 +450,12 @@ def _faults(**values: Any) -> Faults:
         return Faults(**values)
     except ValueError as error:
         raise _failure(str(error)) from error
+
+
+def _no_simulator(target: str, details: str | None) -> str:
+    from orderflow_client.unreachable import cause_of_status
+
+    return f"no simulator answers at {target}: {cause_of_status(details) or details}"
 
 
 def _failure(message: str) -> typer.Exit:

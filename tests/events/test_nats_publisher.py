@@ -202,7 +202,7 @@ async def test_a_server_that_does_not_answer_fails_what_was_sent_in_time(nats: N
             await publisher.publish(event(ORDER))
         with pytest.raises(PublishFailed, match="timeout"):
             await publisher.prepare()
-        with pytest.raises(PublishFailed, match="cannot be reached: TimeoutError"):
+        with pytest.raises(PublishFailed, match=r"cannot be reached at .*: no answer in time"):
             await publisher.prepare()
     nats.thaw()
     await publisher.prepare()
