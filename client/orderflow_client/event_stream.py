@@ -35,6 +35,10 @@ def subject(order_id: str, state: str = "*") -> str:
     return f"orders.{order_id}.{state}"
 
 
+class NatsUnreachable(ConnectionError):
+    """No connection: the text gives the addresses and the cause, without users and passwords."""
+
+
 async def connect(servers: Sequence[str], *, name: str, reconnect: bool) -> Client:
     """Connect to the first of the servers that can be reached.
 
@@ -44,8 +48,7 @@ async def connect(servers: Sequence[str], *, name: str, reconnect: bool) -> Clie
         reconnect: When it is lost it is made again, for ever; otherwise it is closed then.
 
     Raises:
-        ConnectionError: None could be reached within a few seconds, or an address is invalid. The
-            text gives the addresses and the cause, without users and passwords.
+        NatsUnreachable: None could be reached within a few seconds, or an address is invalid.
     """
     where = ", ".join(_without_secrets(server) for server in servers)
     try:
@@ -54,7 +57,7 @@ async def connect(servers: Sequence[str], *, name: str, reconnect: bool) -> Clie
             _ = urlsplit(server if "://" in server else f"nats://{server}").port
     except ValueError:
         # The error has the URL's own text.
-        raise ConnectionError(f"NATS cannot be reached at {where}: invalid address") from None
+        raise NatsUnreachable(f"NATS cannot be reached at {where}: invalid address") from None
     troubles: list[Exception] = []
 
     async def note(error: Exception) -> None:
@@ -77,7 +80,7 @@ async def connect(servers: Sequence[str], *, name: str, reconnect: bool) -> Clie
     except TROUBLES as error:
         await close(client)
         cause = troubles[0] if troubles else error
-        raise ConnectionError(f"NATS cannot be reached at {where}: {cause_of(cause)}") from cause
+        raise NatsUnreachable(f"NATS cannot be reached at {where}: {cause_of(cause)}") from cause
     except BaseException:
         await close(client)
         raise

@@ -167,7 +167,9 @@ async def test_a_stream_that_was_deleted_is_made_again(nats: NatsServer) -> None
 async def test_without_nats_it_says_so_and_connects_when_it_is_there(nats: NatsServer) -> None:
     await nats.stop()
     async with nats_publisher(nats.url, encode=encode_order_event) as publisher:
-        with pytest.raises(PublishFailed, match="Connect call failed"):
+        with pytest.raises(
+            PublishFailed, match=r"^NATS cannot be reached at .*: connection refused$"
+        ):
             await publisher.prepare()
         with pytest.raises(PublishFailed):
             await publisher.publish(event(ORDER))

@@ -13,7 +13,15 @@ from nats.js.api import Header, RetentionPolicy, StorageType, StreamConfig
 from nats.js.client import JetStreamContext
 from nats.js.errors import APIError, NotFoundError
 
-from orderflow_client.event_stream import STREAM, SUBJECTS, TROUBLES, close, connect, subject
+from orderflow_client.event_stream import (
+    STREAM,
+    SUBJECTS,
+    TROUBLES,
+    NatsUnreachable,
+    close,
+    connect,
+    subject,
+)
 from orderflow_server.events.cloud_events import headers
 from orderflow_server.events.ports import EventRefused, PublishFailed, event_id
 from orderflow_server.orders.order import Order
@@ -73,6 +81,9 @@ class NatsPublisher:
             if not self._stream_checked:
                 self._stream = await self._find_stream(self._client)
                 self._stream_checked = True
+        except NatsUnreachable as error:
+            # Its text is the whole sentence.
+            raise PublishFailed(str(error)) from error
         except TROUBLES as error:
             # Whatever is wrong with this connection, another one may do better.
             await self.close()
