@@ -6,7 +6,7 @@ Needs nats-py, the extra `events`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
 from nats.aio.client import Client
@@ -39,13 +39,21 @@ class NatsUnreachable(ConnectionError):
     """No connection: the text gives the addresses and the cause, without users and passwords."""
 
 
-async def connect(servers: Sequence[str], *, name: str, reconnect: bool) -> Client:
+async def connect(
+    servers: Sequence[str],
+    *,
+    name: str,
+    reconnect: bool,
+    on_error: Callable[[Exception], None] = lambda _: None,
+) -> Client:
     """Connect to the first of the servers that can be reached.
 
     Args:
         servers: URLs such as nats://host:port.
         name: What the servers know the connection as.
         reconnect: When it is lost it is made again, for ever; otherwise it is closed then.
+        on_error: Called with each error that the server reports and that no call raises, such as
+            a subject that the client may not publish to.
 
     Raises:
         NatsUnreachable: None could be reached within a few seconds, or an address is invalid.
@@ -63,6 +71,7 @@ async def connect(servers: Sequence[str], *, name: str, reconnect: bool) -> Clie
     async def note(error: Exception) -> None:
         # What it finds here it does not always raise.
         troubles[:] = [error]
+        on_error(error)
 
     client = Client()
     try:

@@ -15,7 +15,7 @@ from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfi
 from nats.js.client import JetStreamContext
 from structlog.testing import capture_logs
 
-from fakes.nats import NatsServer
+from fakes.nats import NatsServer, nats_server
 from fakes.orders import NOW, TRACEPARENT, new_order
 from orderflow.v1 import order_event_pb2
 from orderflow_server.events.nats_publisher import Encode, NatsPublisher, nats_publisher
@@ -367,3 +367,20 @@ async def test_failed_event_does_not_stop_the_next(nats: NatsServer) -> None:
             await publisher.publish(event(structs.replace(ORDER, version=2)))
         await publisher.publish(event(new_order(2)))
     assert len(await stored(nats)) == 2
+
+
+async def test_event_on_a_subject_without_permission_is_refused(tmp_path: Path) -> None:
+    denied = f"orders.{ORDER.id}.pending_payment"
+    config = tmp_path / "nats.conf"
+    config.write_text(
+        "authorization { users = [{ user: relay, password: secret, permissions: "
+        f'{{ publish: {{ deny: ["{denied}"] }} }} }}] }}'
+    )
+    async with nats_server(tmp_path, "--config", str(config)) as nats:
+        url = nats.url.replace("nats://", "nats://relay:secret@")
+        publisher = NatsPublisher([url], encode=encode_order_event, ack_timeout_s=0.5)
+        await publisher.prepare()
+        with pytest.raises(EventRefused, match=f"no permission to publish to {denied}"):
+            await publisher.publish(event(ORDER))
+        await publisher.publish(event(PAID))
+        await publisher.close()

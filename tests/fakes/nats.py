@@ -33,9 +33,9 @@ def _state(thread: Path) -> str:
 
 
 @asynccontextmanager
-async def nats_server(directory: Path) -> AsyncIterator[NatsServer]:
+async def nats_server(directory: Path, *arguments: str) -> AsyncIterator[NatsServer]:
     """Running when this yields."""
-    server = NatsServer(directory)
+    server = NatsServer(directory, *arguments)
     await server.start()
     try:
         yield server

@@ -18,13 +18,15 @@ class NatsServer:
 
     Args:
         directory: For its log and for what it stores.
+        arguments: More of its command line.
 
     Attributes:
         url: Where it listens while it runs.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *arguments: str) -> None:
         self._directory = directory
+        self._arguments = arguments
         self._port = free_port()
         self._process: Process | None = None
         self.url = f"nats://127.0.0.1:{self._port}"
@@ -45,6 +47,7 @@ class NatsServer:
             [
                 *(command, "--addr", "127.0.0.1", "--port", str(self._port)),
                 *("--jetstream", "--store_dir", str(self._directory / "nats")),
+                *self._arguments,
             ],
             log=self._directory / "nats.log",
             environment=os.environ,

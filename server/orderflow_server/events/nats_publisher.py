@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -40,6 +41,9 @@ _REFUSALS = {
 }
 """JetStream's error codes that refuse one message for good, and say nothing of the stream."""
 
+_DENIED = re.compile(r'permissions violation for publish to "([^"]+)"', re.IGNORECASE)
+"""The server's error for a subject that this client may not publish to; no call raises it."""
+
 Encode = Callable[[str, Order], bytes]
 """The payload of an event, from its id and the order at that version."""
 
@@ -68,6 +72,7 @@ class NatsPublisher:
         self._client: Client | None = None
         self._stream: JetStreamContext | None = None
         self._stream_checked = False
+        self._denied: set[str] = set()
         self._weaknesses: Sequence[str] = ()
 
     async def prepare(self) -> None:
@@ -76,7 +81,10 @@ class NatsPublisher:
             if self._client is None or not self._client.is_connected:
                 await self.close()
                 self._client = await connect(
-                    self._servers, name="orderflow-server", reconnect=False
+                    self._servers,
+                    name="orderflow-server",
+                    reconnect=False,
+                    on_error=self._note_denied,
                 )
             if not self._stream_checked:
                 self._stream = await self._find_stream(self._client)
@@ -102,9 +110,10 @@ class NatsPublisher:
             raise EventRefused(
                 f"{size} bytes with headers, max_payload is {self._client.max_payload}"
             )
+        to = subject(str(order.id), order.state.value.lower())
         try:
             await self._stream.publish(
-                subject(str(order.id), order.state.value.lower()),
+                to,
                 payload,
                 timeout=self._ack_timeout_s,
                 headers=attributes,
@@ -114,9 +123,17 @@ class NatsPublisher:
         except TROUBLES as error:
             if isinstance(error, APIError) and error.err_code in _REFUSALS:
                 raise EventRefused(f"refused by the stream: {error.description}") from error
+            if to in self._denied:
+                self._denied.discard(to)
+                raise EventRefused(f"no permission to publish to {to}") from error
             # The stream may be gone: `prepare` checks. Other events are still tried.
             self._stream_checked = False
             raise PublishFailed(f"event {identity}: {error}") from error
+
+    def _note_denied(self, error: Exception) -> None:
+        # The acknowledgement of such a message never comes: `publish` looks here when it is late.
+        if denied := _DENIED.search(str(error)):
+            self._denied.add(denied[1])
 
     def _message(self, identity: str, order: Order) -> tuple[bytes, dict[str, str], int]:
         """Return the event's payload, its headers, and the size of both on the wire.
@@ -141,6 +158,7 @@ class NatsPublisher:
         """Ends the connection, if there is one."""
         client, self._client, self._stream = self._client, None, None
         self._stream_checked = False
+        self._denied.clear()
         if client is not None:
             await close(client)
 
