@@ -304,6 +304,6 @@ async def test_a_database_that_is_up_to_date_or_none_at_all_needs_no_other_proce
     monkeypatch.setattr(sys, "executable", "/nowhere")
     async with upgraded_apart(DatabaseAddress(path=tmp_path / "orders.db")):
         pass
-    with pytest.raises(StoreUnavailable, match="cannot be opened"):
+    with pytest.raises(StoreUnavailable, match="no SQLite database"):
         async with upgraded_apart(DatabaseAddress(path=Path(__file__))):
             pass

@@ -37,8 +37,13 @@ class Written:
 class Dialect(Protocol):
     """One kind of database. All methods raise StoreUnavailable, from the cause, when it fails."""
 
-    async def open(self) -> None:
-        """Connects and brings the schema up to date."""
+    async def open(self, *, existing_only: bool = False) -> None:
+        """Connects and brings the schema up to date.
+
+        Args:
+            existing_only: Create and migrate nothing: a database that is missing, or whose schema
+                is older, is an error.
+        """
         ...
 
     async def write(self, batch: Sequence[Command[Any]]) -> Written:
@@ -81,6 +86,14 @@ class Dialect(Protocol):
             on_change: Called in the event loop, after the commit.
             on_gap: Called whenever listening has begun, again or for the first time: of what was
                 changed before that nothing may have been told.
+        """
+        ...
+
+    async def lost(self) -> str:
+        """Returns, with the reason, when no process can use the database ever again.
+
+        That is where a file is not in its place any more. A server may always come back: then
+        it does not return until it is cancelled.
         """
         ...
 

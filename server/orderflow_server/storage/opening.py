@@ -29,12 +29,14 @@ def open_store_for(
     on_batch: Callable[[BatchEnded], None] = lambda _: None,
     origin: Callable[[], Any] = lambda: None,
     calls_under_way: Callable[[], int] = lambda: 0,
+    existing_only: bool = False,
     now: Clock | None = None,
 ) -> AbstractAsyncContextManager[EngineOrderStore]:
     """`open_store` over the database at an address.
 
-    A SQLite file is created unless it exists; its directory is not, nor is a database.
-    `now` is the clock of leases and ages, for tests. None: the database's.
+    A SQLite file is created unless it exists; its directory is not, nor is a database. With
+    `existing_only` nothing is created or migrated, and a missing file or an older schema is an
+    error. `now` is the clock of leases and ages, for tests. None: the database's.
     """
     return open_store(
         _dialect(database, now),
@@ -50,6 +52,7 @@ def open_store_for(
         on_batch=on_batch,
         origin=origin,
         calls_under_way=calls_under_way,
+        existing_only=existing_only,
     )
 
 

@@ -120,6 +120,10 @@ class EngineOrderStore:
         """Tells of orders that any process changed; see `Dialect.listen`."""
         await self._dialect.listen(on_change, on_gap)
 
+    async def lost(self) -> str:
+        """Returns, with the reason, when the database is gone for good; see `Dialect.lost`."""
+        return await self._dialect.lost()
+
     async def drain(self, *, timeout_s: float) -> None:
         """Refuses new writes and returns when those that wait are on disk, or after `timeout_s`.
 
@@ -137,10 +141,12 @@ async def open_store(
     origin: Callable[[], Any] = lambda: None,
     calls_under_way: Callable[[], int] = lambda: 0,
     drain_timeout_s: float = 10.0,
+    existing_only: bool = False,
 ) -> AsyncIterator[EngineOrderStore]:
     """A store that is open, and up to date in its schema, until the context ends.
 
     Then all that waits is written, for at most `drain_timeout_s`, and the database is closed.
+    `existing_only`: as for `Dialect.open`.
 
     Raises:
         StoreUnavailable: The database cannot be opened.
@@ -153,7 +159,7 @@ async def open_store(
         calls_under_way=calls_under_way,
     )
     try:
-        await dialect.open()
+        await dialect.open(existing_only=existing_only)
         engine.start()
         yield EngineOrderStore(dialect, engine)
     finally:

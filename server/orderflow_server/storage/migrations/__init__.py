@@ -16,13 +16,23 @@ a release after the last that uses it; and nothing that is there is renamed or b
 `tests/e2e/test_rolling_upgrade.py` runs the release before, out of git's history, beside this one.
 """
 
-from orderflow_server.storage.migrations.postgres import postgres_lacks_steps, upgrade_postgres
-from orderflow_server.storage.migrations.sqlite import sqlite_lacks_steps, upgrade_sqlite
+from orderflow_server.storage.migrations.postgres import (
+    postgres_lacks_steps,
+    require_current_postgres,
+    upgrade_postgres,
+)
+from orderflow_server.storage.migrations.sqlite import (
+    require_current_sqlite,
+    sqlite_lacks_steps,
+    upgrade_sqlite,
+)
 from orderflow_server.storage.migrations.steps import HEAD
 
 __all__ = [
     "HEAD",
     "postgres_lacks_steps",
+    "require_current_postgres",
+    "require_current_sqlite",
     "sqlite_lacks_steps",
     "upgrade_postgres",
     "upgrade_sqlite",

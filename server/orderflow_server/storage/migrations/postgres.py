@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from orderflow_server.storage.migrations.steps import behind, lacks_steps, take_steps
+from orderflow_server.storage.migrations.steps import (
+    behind,
+    lacks_steps,
+    require_current,
+    take_steps,
+)
 
 if TYPE_CHECKING:
     import asyncpg
@@ -48,11 +53,22 @@ async def upgrade_postgres(connect: Connect) -> None:
         await engine.dispose()
 
 
+async def require_current_postgres(connect: Connect) -> None:
+    """Returns when the schema is there and up to date; changes nothing.
+
+    Raises:
+        asyncpg.PostgresError, OSError: The database failed.
+        StoreUnavailable: It is not.
+    """
+    require_current(await _revision(connect))
+
+
 async def postgres_lacks_steps(connect: Connect) -> bool:
     """Says whether steps are missing.
 
     Raises:
         asyncpg.PostgresError, OSError: The database failed.
+        StoreUnavailable: It is another program's.
     """
     return lacks_steps(await _revision(connect))
 

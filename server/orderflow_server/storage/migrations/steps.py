@@ -21,14 +21,29 @@ HEAD = "0004"
 log = structlog.get_logger("orderflow.store")
 
 
+def require_current(revision: str | None) -> None:
+    """Returns when this program can use a database at `revision` without any step.
+
+    Raises:
+        StoreUnavailable: Steps are missing, or it is further ahead than this program can work with.
+    """
+    if revision is None:
+        raise StoreUnavailable("the database has no Orderflow schema")
+    if behind(revision):
+        raise StoreUnavailable(
+            f"the schema is at {revision} and this program needs {HEAD}: run "
+            "`orderflow-server migrate`"
+        )
+
+
 def behind(revision: str | None) -> bool:
     """Says whether steps are missing from a database at `revision`; None: it has none yet.
 
     Raises:
         StoreUnavailable: It is more than one step ahead: this server cannot know whether what it
-            reads and writes still means the same.
+            reads and writes still means the same. Or it is another program's.
     """
-    ahead = 0 if revision is None else int(revision) - int(HEAD)
+    ahead = 0 if revision is None else _number(revision) - int(HEAD)
     if ahead > 1:
         raise StoreUnavailable(
             f"the schema is at {revision}: this server knows {HEAD} and works with one more at most"
@@ -39,8 +54,20 @@ def behind(revision: str | None) -> bool:
 
 
 def lacks_steps(revision: str | None) -> bool:
-    """Says the same, and has nothing against a database that is ahead."""
-    return revision is None or int(revision) < int(HEAD)
+    """Returns the same, also for a database that is further ahead.
+
+    Raises:
+        StoreUnavailable: The database is another program's.
+    """
+    return revision is None or _number(revision) < int(HEAD)
+
+
+def _number(revision: str) -> int:
+    if not (revision.isdecimal() and len(revision) == len(HEAD)):  # others' are hashes
+        raise StoreUnavailable(
+            f"the database belongs to another program: its alembic_version is {revision!r}"
+        )
+    return int(revision)
 
 
 def take_steps(connection: sqlalchemy.Connection) -> None:

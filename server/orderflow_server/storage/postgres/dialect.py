@@ -26,7 +26,7 @@ from orderflow_server.orders.ports import Backlog, OutboxEvent, ParkedOrder, Ref
 from orderflow_server.storage.address import DatabaseAddress
 from orderflow_server.storage.commands import Command
 from orderflow_server.storage.dialect import PoisonedBatch, Written
-from orderflow_server.storage.migrations import upgrade_postgres
+from orderflow_server.storage.migrations import require_current_postgres, upgrade_postgres
 from orderflow_server.storage.postgres import reads
 from orderflow_server.storage.postgres.connecting import FAILURES, Connector, PostgresOptions
 from orderflow_server.storage.postgres.listening import listen
@@ -54,11 +54,14 @@ class PostgresDialect:
         self._readers: asyncpg.Pool | None = None
         self._closed = False
 
-    async def open(self) -> None:
+    async def open(self, *, existing_only: bool = False) -> None:
         with self._connector.failing("cannot be opened"):
-            await upgrade_postgres(
-                lambda: self._connector.connect(timeout_s=self._options.upgrade_timeout_s)
-            )
+            if existing_only:
+                await require_current_postgres(self._connector.connect)
+            else:
+                await upgrade_postgres(
+                    lambda: self._connector.connect(timeout_s=self._options.upgrade_timeout_s)
+                )
             self._readers = await asyncpg.create_pool(
                 min_size=1,
                 max_size=self._options.readers,
@@ -115,6 +118,10 @@ class PostgresDialect:
         self, on_change: Callable[[Iterable[UUID]], None], on_gap: Callable[[], None]
     ) -> None:
         await listen(self._connector.connect, on_change, on_gap)
+
+    async def lost(self) -> str:
+        await asyncio.Event().wait()
+        raise AssertionError  # nobody sets it
 
     async def close(self) -> None:
         if self._closed:

@@ -25,8 +25,9 @@ from orderflow_server.orders.errors import DeadlineExpired, StoreUnavailable
 from orderflow_server.orders.order import Order, OrderChange, OrderQuery
 from orderflow_server.orders.ports import Backlog, Clock, OutboxEvent, ParkedOrder, RefusedEvent
 from orderflow_server.storage.commands import Command
+from orderflow_server.storage.database_file import DatabaseFile, FileLost, make_private
 from orderflow_server.storage.dialect import PoisonedBatch, Written
-from orderflow_server.storage.migrations import upgrade_sqlite
+from orderflow_server.storage.migrations import require_current_sqlite, upgrade_sqlite
 from orderflow_server.storage.sqlite.giveway import GiveWay
 from orderflow_server.storage.sqlite.reads import (
     get_order,
@@ -52,6 +53,8 @@ PRAGMAS = (
     # 16 MiB rather than 4: the longer the log, the more often a page in it was written over,
     # and need be copied into the database only once.
     "PRAGMA wal_autocheckpoint = 4096",
+    # A log that grew, under a long read say, is cut back to 64 MiB once it is copied.
+    "PRAGMA journal_size_limit = 67108864",
 )
 """How each connection is set up."""
 
@@ -84,17 +87,21 @@ class SqliteOptions:
         busy_timeout_s: How long to wait while another process writes.
         now: The clock of leases, delays and ages. All processes that use the file share a machine,
             and so its clock.
+        watch_interval_s: How often to check that the file is in its place.
     """
 
     readers: int = 4
     busy_timeout_s: float = 5.0
     now: Clock = _utc_now
+    watch_interval_s: float = 0.5
 
     def __post_init__(self) -> None:
         if self.readers < 1:
             raise ValueError("readers must be at least 1")
         if self.busy_timeout_s < 0:
             raise ValueError("busy_timeout_s must not be negative")
+        if self.watch_interval_s <= 0:
+            raise ValueError("watch_interval_s must be positive")
 
 
 class SqliteDialect:
@@ -105,13 +112,14 @@ class SqliteDialect:
         self._options = options
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
         self._reading = ThreadPoolExecutor(options.readers, thread_name_prefix="store-reader")
+        self._file: DatabaseFile | None = None
         self._writer: sqlite3.Connection | None = None
         self._idle_readers: list[sqlite3.Connection] = []
         self._give_way = GiveWay()
         self._closed = False
 
-    async def open(self) -> None:
-        await self._in_thread(self._writing, self._open)
+    async def open(self, *, existing_only: bool = False) -> None:
+        await self._in_thread(self._writing, self._open, existing_only)
 
     async def write(self, batch: Sequence[Command[Any]]) -> Written:
         return await self._in_thread(self._writing, self._write, batch)
@@ -147,6 +155,20 @@ class SqliteDialect:
     ) -> None:
         """Returns at once: a file is one process's."""
 
+    async def lost(self) -> str:
+        while True:
+            await asyncio.sleep(self._options.watch_interval_s)
+            if self._file is None:
+                continue
+            try:
+                # Not in the event loop: on a disk that hangs, this hangs.
+                await asyncio.to_thread(self._file.check_header)
+            except FileLost as error:
+                return str(error)
+            except OSError:
+                # Whether it is lost is unknown; what reads and writes fails by itself.
+                continue
+
     async def close(self) -> None:
         if not self._closed:
             self._closed = True
@@ -164,14 +186,23 @@ class SqliteDialect:
     ) -> T:
         if self._closed:
             raise StoreUnavailable("the store is closed")
+        if self._file is not None and self._file.lost is not None:
+            raise StoreUnavailable(self._file.lost)
         with self._give_way.to_a_thread():
             return await asyncio.get_running_loop().run_in_executor(threads, function, *args)
 
-    def _open(self) -> None:
+    def _open(self, existing_only: bool) -> None:
+        if not existing_only:
+            make_private(self._path)
+        self._file = DatabaseFile(self._path)
         try:
             self._writer = self._connect()
-            upgrade_sqlite(self._writer)
-            use_wal(self._writer, self._options.busy_timeout_s)
+            if existing_only:
+                require_current_sqlite(self._writer)
+            else:
+                upgrade_sqlite(self._writer)
+                use_wal(self._writer, self._options.busy_timeout_s)
+            self._remember_log(self._writer)
         except sqlite3.Error as error:
             raise StoreUnavailable(f"the database {self._path} cannot be opened") from error
 
@@ -179,12 +210,17 @@ class SqliteDialect:
         try:
             if self._writer is None:
                 self._writer = self._connect()
-            return write_batch(self._writer, batch, self._options.now)
+                self._remember_log(self._writer)
+            written = write_batch(self._writer, batch, self._options.now)
+            # Nobody is told of a commit into a file that nobody will find again.
+            self._opened_file.check()
         except _DATA_ERRORS as error:
             raise PoisonedBatch from error
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
+            self._check_in_place(error)
             self._disconnect_writer()
             raise StoreUnavailable("the database could not write") from error
+        return written
 
     def _read(
         self,
@@ -202,29 +238,58 @@ class SqliteDialect:
             result = function(connection, *args)
             if until is not None:
                 connection.set_progress_handler(None, 0)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             # The connection's state is in doubt; the next read makes another.
+            self._check_in_place(error)
             if until is not None and until.expired:
                 raise DeadlineExpired("the deadline passed during a read") from error
             raise StoreUnavailable("the database could not be read") from error
         self._idle_readers.append(connection)
         return result
 
+    @property
+    def _opened_file(self) -> DatabaseFile:
+        if self._file is None:
+            raise StoreUnavailable("the store is not open")
+        return self._file
+
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            self._path,
-            timeout=self._options.busy_timeout_s,
-            isolation_level=None,  # transactions begin and end where the code says so
-            check_same_thread=False,  # one thread at a time, but not always the same
-        )
-        for pragma in PRAGMAS:
-            connection.execute(pragma)
+        file = self._opened_file
+        connection = file.connect(timeout_s=self._options.busy_timeout_s)
+        try:
+            for pragma in PRAGMAS:
+                connection.execute(pragma)
+            file.check()
+        except BaseException:
+            connection.close()
+            raise
         return connection
+
+    def _remember_log(self, writer: sqlite3.Connection) -> None:
+        """Has the writer's connection open the log, and identifies it."""
+        writer.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+        self._opened_file.remember_log()
+
+    def _check_in_place(self, cause: Exception) -> None:
+        """Finds out whether an error comes of a file that is gone.
+
+        A new connection must not be made then: SQLite would make a new log where the file was.
+
+        Raises:
+            FileLost: It does, from the cause.
+        """
+        try:
+            self._opened_file.check()
+        except FileLost as error:
+            raise error from cause
+        except OSError:
+            return
 
     def _disconnect_writer(self) -> None:
         """Gives up a connection whose state is in doubt; the next batch makes another."""
         if self._writer is not None:
             writer, self._writer = self._writer, None
+            self._opened_file.forget_log()
             # The error that led here is the one to tell of.
             with contextlib.suppress(sqlite3.Error):
                 writer.close()
@@ -235,6 +300,8 @@ class SqliteDialect:
             connection.close()
         self._idle_readers.clear()
         self._disconnect_writer()
+        if self._file is not None:
+            self._file.close()
 
 
 def _ping(connection: sqlite3.Connection) -> None:
