@@ -61,6 +61,7 @@ from orderflow_server.storage.around import AroundOrderStore
 from orderflow_server.storage.engine import BatchEnded
 from orderflow_server.storage.guarded import guarded_by, store_outcome
 from orderflow_server.storage.opening import open_store_for
+from orderflow_server.storage.store import EngineOrderStore
 from orderflow_server.telemetry.event_spans import PublishingInItsTrace
 from orderflow_server.telemetry.loop_lag import sample_loop_lag
 from orderflow_server.telemetry.order_spans import current_traceparent, settling_in_its_trace
@@ -83,6 +84,8 @@ class OrderApp:
     Attributes:
         address: Where it serves, host:port, with the port it really has.
         ops_address: Likewise, where it tells of itself over HTTP.
+        lost: Done, with the reason, when the database is gone for good: then health is NOT_SERVING,
+            every call that needs the database fails, and the process should end.
     """
 
     address: str
@@ -93,6 +96,7 @@ class OrderApp:
     settlement: Settlement
     worker: PaymentWorker
     relay: OutboxRelay | None
+    lost: asyncio.Future[str]
 
 
 @asynccontextmanager
@@ -191,6 +195,7 @@ async def order_app(
             settlement=settlement,
             worker=worker,
             relay=relay,
+            lost=asyncio.get_running_loop().create_future(),
         )
         with runtime_metrics(instruments.registry, lines_dropped) as observe_lag:
             await rpc.start()
@@ -201,6 +206,7 @@ async def order_app(
                     partial(store.backlog, events=bool(settings.nats))
                 ),
                 "loop lag": sample_loop_lag(limits.unary.observe_lag, observe_lag),
+                "database watch": _watch_database(unguarded, health, app.lost),
                 "changes elsewhere": unguarded.listen(hub.publish, hub.publish_all),
                 "changes untold": look_for_changes(hub, settings),
             }
@@ -236,6 +242,16 @@ async def _relaying(
             options=RelayOptions(),
             listener=instruments.relay_event,
         )
+
+
+async def _watch_database(
+    store: EngineOrderStore, health: HealthService, lost: asyncio.Future[str]
+) -> None:
+    """Ends the service's readiness when the database is gone for good."""
+    reason = await store.lost()
+    health.drain()
+    log.error("database lost: no order can be stored, the server must stop", reason=reason)
+    lost.set_result(reason)
 
 
 async def _warm_up(store: OrderStore, gateway: grpc.aio.Channel) -> None:

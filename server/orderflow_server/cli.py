@@ -117,11 +117,14 @@ def serve(
     }
     its = _configuration(given, config, assignments or ()).settings
     # The service's libraries would slow the other commands.
-    from orderflow_server.serving import CannotServe
+    from orderflow_server.serving import CannotServe, DatabaseLost
     from orderflow_server.serving import serve as serve_orders
+    from orderflow_server.workers import DATABASE_LOST
 
     try:
         _run_server(serve_orders(its))
+    except DatabaseLost as error:
+        raise _failure(str(error), code=DATABASE_LOST if its.supervised else 1) from error
     except CannotServe as error:
         raise _failure(str(error)) from error
 
@@ -458,6 +461,6 @@ def _no_simulator(target: str, details: str | None) -> str:
     return f"no simulator answers at {target}: {cause_of_status(details) or details}"
 
 
-def _failure(message: str) -> typer.Exit:
+def _failure(message: str, *, code: int = 1) -> typer.Exit:
     typer.secho(f"orderflow-server: {message}", err=True, fg=typer.colors.RED)
-    return typer.Exit(1)
+    return typer.Exit(code)

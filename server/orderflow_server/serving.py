@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from contextlib import AsyncExitStack
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -36,10 +37,15 @@ class CannotServe(Exception):
     """Something that serving needs is not there; the text is for whoever started it."""
 
 
+class DatabaseLost(CannotServe):
+    """The database is gone for good; the server has stopped."""
+
+
 async def serve(settings: Settings) -> None:
     """Serves until SIGTERM, Ctrl-C or, as one of several workers, the end of standard input.
 
     Raises:
+        DatabaseLost: The database was deleted, moved or replaced meanwhile.
         CannotServe: From the cause.
     """
     if settings.workers > 1:
@@ -59,7 +65,21 @@ async def serve(settings: Settings) -> None:
         else:
             write_to_stderr_aside(_hints(app.address, settings, app.ops_address))
         leave_alone_what_stays()
-        await stop.wait()
+        await _stopped_or_lost(stop, app)
+
+
+async def _stopped_or_lost(stop: asyncio.Event, app: OrderApp) -> None:
+    """Returns at the stop signal.
+
+    Raises:
+        DatabaseLost: The database is gone for good.
+    """
+    stopping = asyncio.create_task(stop.wait())
+    either: list[asyncio.Future[Any]] = [stopping, app.lost]
+    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if app.lost.done() and not stop.is_set():
+        raise DatabaseLost(f"stopped: {app.lost.result()}")
 
 
 async def _start(settings: Settings, stack: AsyncExitStack) -> OrderApp:

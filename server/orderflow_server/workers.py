@@ -28,15 +28,21 @@ _FIRST_REST_S = 0.5
 _MAX_REST_S = 30.0
 
 
+DATABASE_LOST = 4
+"""The exit code of a worker whose database is gone for good. It is not started again: that would
+make a new database, and nobody would miss the old one."""
+
+
 class WorkerFailed(Exception):
-    """A worker ended before it served for the first time: what it needs is not there.
+    """A worker ended and would not serve if it was started again: it lacks something it needs.
 
     Attributes:
         code: Its exit code.
     """
 
     def __init__(self, code: int) -> None:
-        super().__init__(f"a worker ended with {code} before it served")
+        when = "as it lost its database" if code == DATABASE_LOST else "before it served"
+        super().__init__(f"a worker ended with {code} {when}")
         self.code = code
 
 
@@ -77,8 +83,8 @@ class Workers:
             on_serving: Called once, when all of them serve.
 
         Raises:
-            WorkerFailed: One ended before all had served for the first time; the others are
-                stopped.
+            WorkerFailed: One ended before all had served for the first time, or lost its database;
+                the others are stopped.
         """
         serving = [asyncio.Event() for _ in range(self.settings.workers)]
         async with asyncio.TaskGroup() as group:
@@ -101,7 +107,7 @@ class Workers:
                 code = await self._once(number, stopping, serving)
                 if stop.is_set():
                     return
-                if not serving.is_set():
+                if not serving.is_set() or code == DATABASE_LOST:
                     raise WorkerFailed(code)
                 log.error("a worker ended, it is started again", worker=number, code=code)
                 await asyncio.wait({stopping}, timeout=rest_s)

@@ -13,7 +13,7 @@ from fakes.postgres import postgres as postgres
 from orderflow_server.orders.errors import StoreUnavailable
 from orderflow_server.storage.address import DatabaseAddress
 from orderflow_server.storage.apart import upgraded_apart
-from orderflow_server.storage.opening import lacks_steps
+from orderflow_server.storage.opening import lacks_steps, upgrade
 from processes import run_server_command, server_process
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
@@ -48,15 +48,17 @@ async def test_another_process_takes_the_steps_while_this_one_does_something_els
 
 async def test_why_the_other_process_failed_is_told(tmp_path: Path) -> None:
     path = tmp_path / "orders.db"
+    await upgrade(DatabaseAddress(path=path))
     with contextlib.closing(sqlite3.connect(path)) as file:
-        file.execute("CREATE TABLE events (sequence INTEGER)")
-    with pytest.raises(StoreUnavailable, match=f"{path} cannot be opened: .*events already exists"):
+        file.execute("UPDATE alembic_version SET version_num = '0003'")
+        file.commit()
+    with pytest.raises(StoreUnavailable, match=f"{path} cannot be opened: duplicate column name"):
         async with upgraded_apart(DatabaseAddress(path=path)):
             pass
     code, output = await run_server_command(
         "serve", "--address", "127.0.0.1:0", "--database", str(path)
     )
-    assert (code, output.count("events already exists")) == (1, 1)
+    assert (code, output.count("duplicate column name")) == (1, 1)
     assert "Traceback" not in output
 
 
