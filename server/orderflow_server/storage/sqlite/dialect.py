@@ -122,7 +122,14 @@ class SqliteDialect:
         await self._in_thread(self._writing, self._open, existing_only)
 
     async def write(self, batch: Sequence[Command[Any]]) -> Written:
-        return await self._in_thread(self._writing, self._write, batch)
+        written = await self._in_thread(self._writing, self._write, batch)
+        # Nobody is told of a commit into a file that nobody will find again. Not in the thread:
+        # it would wait for the interpreter lock after each of the two calls of stat.
+        try:
+            self._opened_file.check()
+        except OSError as error:
+            raise StoreUnavailable("the database's file cannot be looked at") from error
+        return written
 
     async def get(self, order_id: UUID) -> Order | None:
         return await self._in_reader(get_order, order_id)
@@ -211,16 +218,13 @@ class SqliteDialect:
             if self._writer is None:
                 self._writer = self._connect()
                 self._remember_log(self._writer)
-            written = write_batch(self._writer, batch, self._options.now)
-            # Nobody is told of a commit into a file that nobody will find again.
-            self._opened_file.check()
+            return write_batch(self._writer, batch, self._options.now)
         except _DATA_ERRORS as error:
             raise PoisonedBatch from error
         except (sqlite3.Error, OSError) as error:
             self._check_in_place(error)
             self._disconnect_writer()
             raise StoreUnavailable("the database could not write") from error
-        return written
 
     def _read(
         self,
