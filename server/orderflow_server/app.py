@@ -136,6 +136,7 @@ async def order_app(
         instruments.batch_ended(event)
         # A relay's own marks and leases change no order.
         if event.changed:
+            readiness.wrote()
             hub.publish(order.id for order in event.changed)
 
     async with (
@@ -164,7 +165,12 @@ async def order_app(
         if relay is not None:
             hub.on_every_change(relay.wake)
         instruments.watch_queue(lambda: unguarded.queue_depth)
-        store = _guarded(unguarded, instruments, readiness)
+        store, breaker = _guarded(unguarded, instruments, readiness)
+
+        async def recover() -> None:
+            breaker.allow_probe()
+            await store.ping()
+
         gateway = GrpcPaymentGateway(channel)
         settlement = Settlement(
             store=store,
@@ -201,7 +207,7 @@ async def order_app(
             await rpc.start()
             work = {
                 "payment worker": worker.run(),
-                "readiness": readiness.run(store.ping),
+                "readiness": readiness.run(probe=unguarded.probe, recover=recover),
                 "backlog": instruments.backlog.run(
                     partial(store.backlog, events=bool(settings.nats))
                 ),
@@ -258,15 +264,17 @@ async def _warm_up(store: OrderStore, gateway: grpc.aio.Channel) -> None:
     """What the first calls would wait for: connections, statements that are not prepared yet.
 
     Raises:
-        StoreUnavailable: The store does not answer. The gateway need not.
+        StoreUnavailable: The store does not read or write. The gateway need not.
     """
     gateway.get_state(try_to_connect=True)
-    await store.ping()
+    await store.probe()
     await store.list(OrderQuery(limit=1))
 
 
-def _guarded(store: OrderStore, instruments: Instruments, readiness: Readiness) -> OrderStore:
-    """The store, each call of which has a span and passes the breaker."""
+def _guarded(
+    store: OrderStore, instruments: Instruments, readiness: Readiness
+) -> tuple[OrderStore, Breaker]:
+    """The store, each call of which has a span and passes the breaker, and that breaker."""
     breaker = Breaker(
         "store",
         classify=store_outcome,
@@ -274,9 +282,10 @@ def _guarded(store: OrderStore, instruments: Instruments, readiness: Readiness) 
     )
     instruments.policies.watch_breaker(breaker.name)
     # The spans outside: what the breaker refuses is seen as well.
-    return AroundOrderStore(
+    guarded = AroundOrderStore(
         AroundOrderStore(store, guarded_by(breaker)), instruments.store_spans.around
     )
+    return guarded, breaker
 
 
 def _settlement_listener(instruments: Instruments, ramp: RecoveryRamp) -> SettlementListener:

@@ -111,6 +111,9 @@ class SteppedStore(_Stepped):
     async def ping(self) -> None:
         await self._step("ping", None, self._store.ping)
 
+    async def probe(self) -> None:
+        await self._step("probe", None, self._store.probe)
+
 
 class SteppedGateway(_Stepped):
     """Implements `PaymentGateway` over another one."""

@@ -206,6 +206,9 @@ class FakeOrderStore:
     async def ping(self) -> None:
         pass
 
+    async def probe(self) -> None:
+        pass
+
     def _has_ended(self, until: datetime) -> bool:
         return until <= self._now() or until > self._now() + LONGEST_LEASE
 

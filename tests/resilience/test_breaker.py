@@ -594,3 +594,31 @@ class BreakerMachine(RuleBasedStateMachine):
 
 TestAgainstModel = BreakerMachine.TestCase
 TestAgainstModel.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+
+
+async def test_a_probe_that_is_allowed_is_made_before_the_open_period_has_passed() -> None:
+    time = VirtualTime()
+    breaker = opened(time)
+    with pytest.raises(BreakerOpen):
+        breaker.acquire()
+    breaker.allow_probe()
+    probe = breaker.acquire()
+    breaker.allow_probe()
+    with pytest.raises(BreakerOpen):
+        breaker.acquire()
+    probe.succeeded()
+    assert breaker.state is CLOSED
+    breaker.allow_probe()
+    assert breaker.state is CLOSED
+
+
+async def test_an_allowed_probe_that_fails_opens_the_breaker_for_longer() -> None:
+    time = VirtualTime()
+    breaker = opened(time)
+    for opened_s in (10.0, 20.0):
+        breaker.allow_probe()
+        breaker.acquire().failed()
+        assert breaker.state is OPEN
+        with pytest.raises(BreakerOpen) as refused:
+            breaker.acquire()
+        assert refused.value.retry_after_s == opened_s

@@ -563,3 +563,16 @@ async def test_pages_neither_skip_nor_repeat_while_orders_are_added(
 
 async def test_a_store_that_is_open_answers_a_ping(store: OrderStore) -> None:
     await store.ping()
+
+
+async def test_a_probe_writes_and_leaves_all_orders_and_changes_as_they_are(
+    store: OrderStore,
+) -> None:
+    order = await store.place(new_order(), lease_until=LEASE)
+    await asyncio.gather(*(store.probe() for _ in range(50)), store.ping())
+    await store.probe()
+    assert await store.list(EVERYTHING) == [order]
+    assert await store.changes(order.id, after_version=0) == [change_of(order)]
+    paid = order.paid(NOW + SECOND)
+    await asyncio.gather(store.probe(), store.save(paid), store.probe())
+    assert await store.get(order.id) == paid

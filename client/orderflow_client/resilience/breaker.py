@@ -250,6 +250,13 @@ class Breaker:
         subject = None if self._options.proof_s is None else current_subject()
         return BreakerPermit(self, self._generation, now_s, subject)
 
+    def allow_probe(self) -> None:
+        """Ends the open period: the next attempt is the probe. For who knows that it is over.
+
+        Changes nothing while the breaker is closed or a probe is under way.
+        """
+        self._probe_at_s = self._clock()
+
     def _settle(
         self, generation: int, started_s: float, finding: Finding, subject: str | None
     ) -> None:

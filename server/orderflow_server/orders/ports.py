@@ -146,6 +146,10 @@ class OrderStore(Protocol):
         """Returns when the store can answer."""
         ...
 
+    async def probe(self) -> None:
+        """Returns when the store has written something that it need not keep; changes no order."""
+        ...
+
 
 class LeasedOrder(Value, frozen=True, gc=False):
     """An order to settle.

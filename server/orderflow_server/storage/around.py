@@ -71,3 +71,6 @@ class AroundOrderStore:
 
     async def ping(self) -> None:
         await self._around("ping", self._store.ping)
+
+    async def probe(self) -> None:
+        await self._around("probe", self._store.probe)

@@ -118,6 +118,11 @@ class GiveUpLease(Command[None]):
 
 
 @dataclass(frozen=True, slots=True)
+class Probe(Command[None]):
+    """Writes a named lease and deletes it, and takes the locks that writing orders takes."""
+
+
+@dataclass(frozen=True, slots=True)
 class MarkPublished(Command[None]):
     """Takes events out of the outbox."""
 

@@ -24,6 +24,7 @@ from orderflow_server.storage.commands import (
     MarkPublished,
     Park,
     Place,
+    Probe,
     Refuse,
     Release,
     RetryRefused,
@@ -87,6 +88,9 @@ class EngineOrderStore:
 
     async def ping(self) -> None:
         await self._dialect.ping()
+
+    async def probe(self) -> None:
+        await self._engine.submit(Probe())
 
     async def take_lease(self, name: str, *, holder: str, lease: timedelta) -> bool:
         return await self._engine.submit(TakeLease(name, holder, lease))

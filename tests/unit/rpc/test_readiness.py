@@ -1,4 +1,7 @@
-"""Health follows the store: breaker, readiness and the health service put together."""
+"""Health follows the store's ability to write: probe, breaker and the health service put together.
+
+All times are the event loop's, which pass when nothing else is to be done.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from datetime import timedelta
 from uuid import UUID
 
 import pytest
+import structlog
+from resilience.virtual_time import in_virtual_time, now_s
 
 from fakes.orders import LEASE_FOR, new_order, order_id, request_id
 from fakes.store import FakeOrderStore
@@ -44,6 +49,8 @@ class FailingStore(FakeOrderStore):
         self.error: Exception | None = None
         self.asked = 0
         self.hold: asyncio.Event | None = None
+        self.read_error: Exception | None = None
+        self.read_hold: asyncio.Event | None = None
 
     async def _ask(self) -> None:
         self.asked += 1
@@ -84,33 +91,13 @@ class FailingStore(FakeOrderStore):
 
     async def ping(self) -> None:
         await self._ask()
+        if self.read_hold is not None:
+            await self.read_hold.wait()
+        if self.read_error is not None:
+            raise self.read_error
 
-
-class SteppedTime:
-    """A clock that is moved by the sleeps, each of which lasts until the test lets it end."""
-
-    def __init__(self) -> None:
-        self.now_s = 1_000.0
-        self._due = asyncio.Event()
-        self.sleepers = 0
-
-    def clock(self) -> float:
-        return self.now_s
-
-    async def sleep(self, delay_s: float) -> None:
-        self.sleepers += 1
-        due = self._due
-        try:
-            await due.wait()
-        finally:
-            self.sleepers -= 1
-
-    async def advance(self, by_s: float) -> None:
-        """Ends every sleep, and returns when nothing goes on any more."""
-        self.now_s += by_s
-        due, self._due = self._due, asyncio.Event()
-        due.set()
-        await settled()
+    async def probe(self) -> None:
+        await self._ask()
 
 
 async def settled() -> None:
@@ -126,6 +113,7 @@ class World:
     Attributes:
         inner: The store behind the breaker.
         store: The store as all others have it.
+        readiness: Is told of batches that changed orders.
         changes: What the breaker went through.
     """
 
@@ -133,7 +121,7 @@ class World:
     store: OrderStore
     breaker: Breaker
     health: HealthService
-    time: SteppedTime
+    readiness: Readiness
     changes: list[BreakerState]
 
     def serving(self) -> bool:
@@ -151,9 +139,9 @@ class World:
 
 @asynccontextmanager
 async def world() -> AsyncIterator[World]:
-    time, inner, changes = SteppedTime(), FailingStore(), list[BreakerState]()
+    inner, changes = FailingStore(), list[BreakerState]()
     health = HealthService(["orders"])
-    readiness = Readiness(health, sleep=time.sleep)
+    readiness = Readiness(health, clock=now_s)
 
     def note(event: object) -> None:
         assert isinstance(event, BreakerChanged)
@@ -165,20 +153,125 @@ async def world() -> AsyncIterator[World]:
         classify=store_outcome,
         listeners=[note, readiness.on_event],
         random=lambda: 0.5,  # no jitter
-        clock=time.clock,
+        clock=now_s,
     )
     store = AroundOrderStore(inner, guarded_by(breaker))
+
+    async def recover() -> None:
+        breaker.allow_probe()
+        await store.ping()
+
     health.serve()
-    running = asyncio.create_task(readiness.run(store.ping))
+    running = asyncio.create_task(readiness.run(probe=inner.probe, recover=recover))
     await settled()
     try:
-        yield World(inner, store, breaker, health, time, changes)
+        yield World(inner, store, breaker, health, readiness, changes)
         assert not running.done()
     finally:
         running.cancel()
         await asyncio.wait({running})
 
 
+async def changed_after_s(it: World, serving: bool) -> float:
+    """How long it takes until the service says so."""
+    begun_s = now_s()
+    async with asyncio.timeout(60):
+        while it.serving() != serving:
+            await asyncio.sleep(0.05)
+    return now_s() - begun_s
+
+
+# The ability to write
+
+
+@in_virtual_time
+async def test_a_store_that_cannot_write_is_not_serving_within_10_s_though_nobody_calls() -> None:
+    async with world() as it:
+        await asyncio.sleep(30)
+        assert it.serving()
+        it.inner.error = StoreUnavailable("the disk is full")
+        assert 4 <= await changed_after_s(it, serving=False) <= 8
+        assert it.breaker.state is BreakerState.CLOSED
+
+
+@in_virtual_time
+async def test_a_store_that_hangs_is_not_serving_within_10_s_and_back_within_5_s() -> None:
+    async with world() as it:
+        for _ in range(2):
+            await asyncio.sleep(30.3)
+            it.inner.hold = asyncio.Event()
+            assert 4 <= await changed_after_s(it, serving=False) <= 8
+            await asyncio.sleep(61.7)
+            assert not it.serving()
+            held, it.inner.hold = it.inner.hold, None
+            held.set()
+            assert await changed_after_s(it, serving=True) <= 3
+
+
+@in_virtual_time
+async def test_a_write_that_fails_once_or_takes_long_once_changes_nothing() -> None:
+    async with world() as it:
+        for trouble in range(10):
+            it.inner.error = StoreUnavailable("once") if trouble % 2 else None
+            it.inner.hold = None if trouble % 2 else asyncio.Event()
+            await asyncio.sleep(3.5)
+            assert it.serving()
+            if it.inner.hold is not None:
+                it.inner.hold.set()
+            it.inner.error = it.inner.hold = None
+            await asyncio.sleep(6)
+            assert it.serving()
+
+
+@in_virtual_time
+async def test_while_orders_are_written_nothing_is_probed() -> None:
+    async with world() as it:
+        for _ in range(100):
+            it.readiness.wrote()
+            await asyncio.sleep(0.5)
+        assert it.inner.asked == 0
+        await asyncio.sleep(10)
+        assert 4 <= it.inner.asked <= 6
+
+
+@in_virtual_time
+async def test_an_order_that_is_written_shows_at_once_that_the_store_is_back() -> None:
+    async with world() as it:
+        it.inner.error = StoreUnavailable("read-only")
+        await changed_after_s(it, serving=False)
+        it.readiness.wrote()
+        assert it.serving()
+
+
+@in_virtual_time
+@pytest.mark.parametrize("own_doing", [StoreOverloaded("full"), DeadlineExpired("late")])
+async def test_a_full_queue_is_no_outage_while_orders_are_written(own_doing: OrderError) -> None:
+    async with world() as it:
+        it.inner.error = own_doing
+        for _ in range(30):
+            await asyncio.sleep(5)
+            it.readiness.wrote()
+            assert it.serving()
+
+
+@in_virtual_time
+async def test_the_log_says_since_when_and_why_the_store_does_not_write() -> None:
+    async with world() as it:
+        with structlog.testing.capture_logs() as lines:
+            it.inner.error = StoreUnavailable("the database could not write")
+            await changed_after_s(it, serving=False)
+            await asyncio.sleep(60)
+            it.inner.error = None
+            await changed_after_s(it, serving=True)
+    first, last = lines
+    assert (first["log_level"], first["cause"]) == ("error", "the database could not write")
+    assert last["log_level"] == "info"
+
+
+# The breaker
+
+
+@in_virtual_time
 async def test_a_store_that_keeps_failing_makes_the_service_not_serving() -> None:
     async with world() as it:
         it.inner.error = StoreUnavailable("the disk is gone")
@@ -189,10 +282,10 @@ async def test_a_store_that_keeps_failing_makes_the_service_not_serving() -> Non
         assert it.changes == [BreakerState.OPEN]
 
 
+@in_virtual_time
 async def test_while_the_store_is_down_every_call_fails_at_once_without_asking_it() -> None:
     async with world() as it:
         await it.go_down()
-        await settled()
         asked = it.inner.asked
         store = it.store
         order = new_order()
@@ -205,6 +298,7 @@ async def test_while_the_store_is_down_every_call_fails_at_once_without_asking_i
             lambda: store.list(OrderQuery(limit=1)),
             lambda: store.changes(ID, after_version=0),
             store.ping,
+            store.probe,
         ):
             with pytest.raises(BreakerOpen) as caught:
                 await call()
@@ -212,68 +306,53 @@ async def test_while_the_store_is_down_every_call_fails_at_once_without_asking_i
         assert it.inner.asked == asked
 
 
-async def test_a_ping_finds_out_that_the_store_is_back_without_any_call() -> None:
-    async with world() as it:
-        await it.go_down()
-        await settled()
-        it.inner.error = None
-        # Not before the breaker lets one through.
-        await it.time.advance(OPTIONS.open_s - 0.1)
-        assert not it.serving()
-        await it.time.advance(0.1)
-        assert it.serving()
-        assert it.changes == [BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.CLOSED]
-        assert it.time.sleepers == 0
-        with pytest.raises(OrderNotFound):
-            await it.store.get(ID)
-
-
-async def test_while_the_store_stays_down_the_pings_go_on_and_grow_rarer() -> None:
-    async with world() as it:
-        await it.go_down()
-        await settled()
-        asked = it.inner.asked
-        # 5 s, then 10, 20, 40: probes at 5, 15, 35 and 75.
-        for _ in range(150):
-            await it.time.advance(0.5)
+@in_virtual_time
+async def test_calls_succeed_soon_after_the_store_is_back_however_long_it_was_away() -> None:
+    for away_s in (1, 8, 100, 1000):
+        async with world() as it:
+            await it.go_down()
+            await asyncio.sleep(away_s)
             assert not it.serving()
-            assert it.time.sleepers == 1
-        assert it.inner.asked - asked == 4
-        it.inner.error = None
-        for _ in range(120):
-            await it.time.advance(0.5)
-        assert it.serving()
+            it.inner.error = None
+            assert await changed_after_s(it, serving=True) <= 3
+            assert it.breaker.state is BreakerState.CLOSED
+            with pytest.raises(OrderNotFound):
+                await it.store.get(ID)
 
 
+@in_virtual_time
+async def test_a_store_that_writes_and_does_not_read_is_not_serving() -> None:
+    async with world() as it:
+        await it.go_down()
+        it.inner.error, it.inner.read_error = None, StoreUnavailable("no reader gets through")
+        await asyncio.sleep(60)
+        assert not it.serving()
+        it.inner.read_error = None
+        assert await changed_after_s(it, serving=True) <= 5
+
+
+@in_virtual_time
+async def test_a_probe_that_hangs_behind_an_open_breaker_holds_up_nothing_for_long() -> None:
+    async with world() as it:
+        await it.go_down()
+        it.inner.error, it.inner.read_hold = None, asyncio.Event()
+        await asyncio.sleep(20)
+        assert not it.serving()
+        it.inner.read_hold = None
+        assert await changed_after_s(it, serving=True) <= 5
+
+
+@in_virtual_time
 async def test_a_second_outage_is_noticed_like_the_first() -> None:
     async with world() as it:
         for _ in range(2):
             await it.go_down()
-            await settled()
             assert not it.serving()
             it.inner.error = None
-            await it.time.advance(OPTIONS.open_s)
-            assert it.serving()
+            assert await changed_after_s(it, serving=True) <= 3
 
 
-async def test_while_a_probe_is_under_way_all_others_are_refused() -> None:
-    async with world() as it:
-        await it.go_down()
-        await settled()
-        it.inner.error = None
-        it.inner.hold = asyncio.Event()
-        asked = it.inner.asked
-        await it.time.advance(OPTIONS.open_s)
-        for _ in range(3):
-            with pytest.raises(BreakerOpen):
-                await it.store.get(ID)
-        assert it.inner.asked == asked + 1
-        assert not it.serving()
-        it.inner.hold.set()
-        await settled()
-        assert it.serving()
-
-
+@in_virtual_time
 @pytest.mark.parametrize(
     "answer",
     [
@@ -298,6 +377,7 @@ async def test_a_refusal_is_an_answer_and_answers_keep_the_breaker_closed(
         assert it.changes == []
 
 
+@in_virtual_time
 @pytest.mark.parametrize("own_doing", [StoreOverloaded("full"), DeadlineExpired("late")])
 async def test_what_this_process_did_itself_counts_neither_way(own_doing: OrderError) -> None:
     async with world() as it:
@@ -310,21 +390,21 @@ async def test_what_this_process_did_itself_counts_neither_way(own_doing: OrderE
         assert not it.serving()
 
 
+@in_virtual_time
 @pytest.mark.parametrize("own_doing", [StoreOverloaded("full"), DeadlineExpired("late")])
 async def test_a_probe_that_says_nothing_leaves_the_next_one_to_find_out(
     own_doing: OrderError,
 ) -> None:
     async with world() as it:
         await it.go_down()
-        await settled()
         it.inner.error = own_doing
-        await it.time.advance(OPTIONS.open_s)
+        await asyncio.sleep(20)
         assert not it.serving()
         it.inner.error = None
-        await it.time.advance(0.5)
-        assert it.serving()
+        assert await changed_after_s(it, serving=True) <= 3
 
 
+@in_virtual_time
 async def test_an_error_that_nobody_expected_is_a_failure_of_the_store() -> None:
     async with world() as it:
         it.inner.error = RuntimeError("a defect")
@@ -334,6 +414,7 @@ async def test_an_error_that_nobody_expected_is_a_failure_of_the_store() -> None
         assert not it.serving()
 
 
+@in_virtual_time
 async def test_a_caller_that_gives_up_counts_neither_way() -> None:
     async with world() as it:
         it.inner.hold = asyncio.Event()
@@ -346,12 +427,12 @@ async def test_a_caller_that_gives_up_counts_neither_way() -> None:
         assert it.breaker.state is BreakerState.CLOSED
 
 
+@in_virtual_time
 async def test_a_server_that_drains_does_not_serve_again_when_its_store_is_back() -> None:
     async with world() as it:
         await it.go_down()
-        await settled()
         it.health.drain()
         it.inner.error = None
-        await it.time.advance(OPTIONS.open_s)
+        await asyncio.sleep(5)
         assert it.breaker.state is BreakerState.CLOSED
         assert not it.serving()

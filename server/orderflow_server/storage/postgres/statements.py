@@ -197,6 +197,17 @@ SKIP_REFUSED = f"""
 UPDATE events SET published = true
 WHERE {REFUSED} AND sequence = ANY($1::bigint[]) RETURNING sequence
 """  # noqa: S608 - see above
+PROBE = """
+WITH orders_lock AS (UPDATE orders SET version = version WHERE false),
+    items_lock AS (UPDATE order_items SET quantity = quantity WHERE false),
+    events_lock AS (UPDATE events SET version = version WHERE false)
+INSERT INTO leases (name, holder, until)
+VALUES ('write probe ' || pg_backend_pid(), '', 'epoch');
+DELETE FROM leases WHERE name = 'write probe ' || pg_backend_pid()
+"""
+"""Two statements, in one transaction even when none was begun. The updates change no row and wait
+for the locks that writing orders waits for. The name is the connection's own: a replica that was
+stopped in the middle keeps no other's probe waiting."""
 MARK_PUBLISHED = """
 WITH marked AS MATERIALIZED (
     SELECT sequence FROM events WHERE sequence = ANY($1::bigint[]) AND NOT published

@@ -28,6 +28,7 @@ from orderflow_server.storage.commands import (
     MarkPublished,
     Park,
     Place,
+    Probe,
     Refuse,
     Release,
     RetryRefused,
@@ -241,6 +242,8 @@ async def _write_others(
     sequences = {n for _, command in _of(MarkPublished, batch) for n in command.sequences}
     if sequences:
         await connection.execute(sql.MARK_PUBLISHED, list(sequences))
+    if _of(Probe, batch):
+        await connection.execute(sql.PROBE)
 
 
 async def _named_lease(

@@ -21,6 +21,7 @@ from orderflow_server.storage.commands import (
     MarkPublished,
     Park,
     Place,
+    Probe,
     Refuse,
     Release,
     RetryRefused,
@@ -121,6 +122,8 @@ _SKIP_REFUSED = f"""
 UPDATE events SET published = 1
 WHERE sequence IN (SELECT value FROM json_each(?)) AND {REFUSED} RETURNING sequence
 """  # noqa: S608 - a constant of this package
+_PROBE = "INSERT INTO leases (name, holder, until) VALUES ('write probe', '', 0)"
+_PROBED = "DELETE FROM leases WHERE name = 'write probe'"
 _MARK_PUBLISHED = """
 UPDATE events SET published = 1 WHERE sequence IN (SELECT value FROM json_each(?))
 """
@@ -207,6 +210,9 @@ def write_batch(
             sequences = json.dumps(list(skip.sequences))
             outcomes[index] = _sequences(connection.execute(_SKIP_REFUSED, (sequences,)))
         _mark_published(connection, _of(MarkPublished, batch))
+        if _of(Probe, batch):
+            connection.execute(_PROBE)
+            connection.execute(_PROBED)
     return Written(outcomes, changed)
 
 
