@@ -71,7 +71,7 @@ def _application(registry: CollectorRegistry, ready: Callable[[], bool]) -> web.
         if ready():
             return web.Response(text="SERVING\n")
         return web.Response(
-            status=503, text="NOT_SERVING: starting, stopping, or the store does not answer\n"
+            status=503, text="NOT_SERVING: starting, stopping, or the store cannot write\n"
         )
 
     application = web.Application()
