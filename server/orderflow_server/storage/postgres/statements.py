@@ -202,12 +202,11 @@ WITH orders_lock AS (UPDATE orders SET version = version WHERE false),
     items_lock AS (UPDATE order_items SET quantity = quantity WHERE false),
     events_lock AS (UPDATE events SET version = version WHERE false)
 INSERT INTO leases (name, holder, until)
-VALUES ('write probe ' || pg_backend_pid(), '', 'epoch');
-DELETE FROM leases WHERE name = 'write probe ' || pg_backend_pid()
+VALUES ('write probe ' || pg_backend_pid(), '', 'epoch')
 """
-"""Two statements, in one transaction even when none was begun. The updates change no row and wait
-for the locks that writing orders waits for. The name is the connection's own: a replica that was
-stopped in the middle keeps no other's probe waiting."""
+"""The updates change no row and wait for the locks that writing orders waits for. The name is the
+connection's own: a replica that was stopped in the middle keeps no other's probe waiting."""
+END_PROBE = "DELETE FROM leases WHERE name = 'write probe ' || pg_backend_pid()"
 MARK_PUBLISHED = """
 WITH marked AS MATERIALIZED (
     SELECT sequence FROM events WHERE sequence = ANY($1::bigint[]) AND NOT published

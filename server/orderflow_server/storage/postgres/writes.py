@@ -67,7 +67,11 @@ async def write_batch(
     if kinds == {Place, Save} and len(saves) == 1 and not _share_orders(places, saves[0]):
         await _place_and_save(connection, places, saves[0], now, outcomes, changed)
         return Written(outcomes, changed)
-    alone = kinds == {Place} or (kinds == {Save} and len(saves) == 1) or len(batch) == 1
+    alone = (
+        kinds == {Place}
+        or (kinds == {Save} and len(saves) == 1)
+        or (len(batch) == 1 and kinds != {Probe})
+    )
     async with contextlib.nullcontext() if alone else connection.transaction():
         if places:
             await _place(connection, places, now, outcomes, changed)
@@ -244,6 +248,7 @@ async def _write_others(
         await connection.execute(sql.MARK_PUBLISHED, list(sequences))
     if _of(Probe, batch):
         await connection.execute(sql.PROBE)
+        await connection.execute(sql.END_PROBE)
 
 
 async def _named_lease(
