@@ -568,7 +568,7 @@ async def test_a_store_that_is_open_answers_a_ping(store: OrderStore) -> None:
 async def test_a_probe_writes_and_leaves_all_orders_and_changes_as_they_are(
     store: OrderStore,
 ) -> None:
-    order = await store.place(new_order(), lease_until=LEASE)
+    order = await store.place(new_order(), lease=LEASE_FOR)
     await asyncio.gather(*(store.probe() for _ in range(50)), store.ping())
     await store.probe()
     assert await store.list(EVERYTHING) == [order]

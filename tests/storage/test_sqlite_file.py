@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fakes.orders import LEASE, new_order
+from fakes.orders import LEASE_FOR, new_order
 from fakes.postgres import TestDatabases
 from orderflow_server.orders.errors import StoreUnavailable
 from orderflow_server.orders.order import OrderQuery
@@ -78,7 +78,7 @@ def contents(directory: Path) -> dict[str, tuple[bytes, int, int]]:
 async def test_a_new_file_is_marked_private_and_its_log_is_bounded(
     path: Path, store: EngineOrderStore
 ) -> None:
-    await store.place(new_order(1), lease_until=LEASE)
+    await store.place(new_order(1), lease=LEASE_FOR)
     assert {mode(Path(f"{path}{suffix}")) for suffix in ("", "-wal", "-shm")} == {0o600}
     assert run(path, "PRAGMA application_id") == [APPLICATION_ID]
     writer = store._dialect._writer  # type: ignore[attr-defined]  # a setting of the connection
@@ -109,7 +109,7 @@ async def test_an_empty_file_is_a_new_one(path: Path) -> None:
 @pytest.mark.parametrize("in_use", [False, True])
 async def test_a_file_of_a_release_without_the_mark_is_adopted(path: Path, in_use: bool) -> None:
     async with open_store_for(DatabaseAddress(path=path)) as store:
-        order = await store.place(new_order(1), lease_until=LEASE)
+        order = await store.place(new_order(1), lease=LEASE_FOR)
     run(path, "PRAGMA application_id = 0", "UPDATE alembic_version SET version_num = '0004'")
     with contextlib.ExitStack() as stack:
         if in_use:
@@ -231,7 +231,7 @@ async def test_an_existing_file_is_read_and_written(path: Path) -> None:
     address = DatabaseAddress(path=path)
     await upgrade(address)
     async with open_store_for(address, existing_only=True) as store:
-        order = await store.place(new_order(1), lease_until=LEASE)
+        order = await store.place(new_order(1), lease=LEASE_FOR)
         assert await store.get(order.id) == order
 
 
@@ -250,7 +250,7 @@ async def test_who_wants_an_existing_postgresql_database_changes_no_schema(
         assert await connection.fetchval(tables) == 0
         await upgrade(address)
         async with open_store_for(address, existing_only=True) as store:
-            await store.place(new_order(1), lease_until=LEASE)
+            await store.place(new_order(1), lease=LEASE_FOR)
         await connection.execute("UPDATE alembic_version SET version_num = '0003'")
         with pytest.raises(StoreUnavailable, match="orderflow-server migrate"):
             async with open_store_for(address, existing_only=True):
@@ -315,11 +315,11 @@ async def test_no_order_is_acknowledged_into_a_file_that_is_gone(
 ) -> None:
     dialect = SqliteDialect(path, SqliteOptions())  # nobody watches: only the batches look
     async with open_store(dialect, options=EngineOptions()) as store:
-        await store.place(new_order(1), lease_until=LEASE)
+        await store.place(new_order(1), lease=LEASE_FOR)
         assert await store.list(OrderQuery(limit=1)) == [new_order(1)]
         happens(path)
         results = await asyncio.gather(
-            *(store.place(new_order(number), lease_until=LEASE) for number in range(2, 50)),
+            *(store.place(new_order(number), lease=LEASE_FOR) for number in range(2, 50)),
             return_exceptions=True,
         )
         assert {type(result) for result in results} == {StoreUnavailable}
@@ -334,7 +334,7 @@ async def test_no_order_is_acknowledged_into_a_file_that_is_gone(
 async def test_a_file_that_goes_away_is_noticed_without_any_call(
     path: Path, store: EngineOrderStore, happens: Callable[[Path], None]
 ) -> None:
-    await store.place(new_order(1), lease_until=LEASE)
+    await store.place(new_order(1), lease=LEASE_FOR)
     lost = asyncio.create_task(store.lost())
     await asyncio.sleep(0.05)
     assert not lost.done(), "as long as it is there"
@@ -342,7 +342,7 @@ async def test_a_file_that_goes_away_is_noticed_without_any_call(
     reason = await lost
     assert "orders.db" in reason
     with pytest.raises(StoreUnavailable) as failure:
-        await store.place(new_order(2), lease_until=LEASE)
+        await store.place(new_order(2), lease=LEASE_FOR)
     assert str(failure.value) == reason
     with pytest.raises(StoreUnavailable):
         await store.ping()
@@ -353,11 +353,11 @@ async def test_a_file_that_another_process_uses_too_stays_in_its_place(
 ) -> None:
     lost = asyncio.create_task(store.lost())
     for number in range(5):
-        await store.place(new_order(number), lease_until=LEASE)
+        await store.place(new_order(number), lease=LEASE_FOR)
         run(path, "PRAGMA wal_checkpoint(TRUNCATE)", "VACUUM", "ANALYZE")
     # A connection of its own, which begins a new one after an error, too.
     store._dialect._disconnect_writer()  # type: ignore[attr-defined]  # as after an error
-    await store.place(new_order(9), lease_until=LEASE)
+    await store.place(new_order(9), lease=LEASE_FOR)
     await asyncio.sleep(0.05)
     assert not lost.done()
     lost.cancel()
@@ -366,12 +366,12 @@ async def test_a_file_that_another_process_uses_too_stays_in_its_place(
 async def test_a_log_that_ends_with_its_last_connection_is_no_loss(path: Path) -> None:
     dialect = SqliteDialect(path, SqliteOptions(watch_interval_s=0.001))
     await dialect.open()
-    await dialect.write([Place(new_order(1), LEASE)])
+    await dialect.write([Place(new_order(1), LEASE_FOR)])
     lost = asyncio.create_task(dialect.lost())
     dialect._disconnect_writer()  # as after an error
     assert not exists(Path(f"{path}-wal"))
     await asyncio.sleep(0.05)
-    await dialect.write([Place(new_order(2), LEASE)])
+    await dialect.write([Place(new_order(2), LEASE_FOR)])
     await asyncio.sleep(0.05)
     assert not lost.done()
     lost.cancel()
@@ -383,7 +383,7 @@ async def test_a_path_through_a_link_is_watched_as_well(path: Path, tmp_path: Pa
     link.symlink_to(path)
     dialect = SqliteDialect(link, SqliteOptions(watch_interval_s=0.01))
     async with open_store(dialect, options=EngineOptions()) as store:
-        await store.place(new_order(1), lease_until=LEASE)
+        await store.place(new_order(1), lease=LEASE_FOR)
         assert mode(path) == 0o600
         lost = asyncio.create_task(store.lost())
         await asyncio.sleep(0.03)
