@@ -281,7 +281,7 @@ def parked(
     its = _configuration({"database": database}, config).settings
 
     async def work() -> None:
-        async with open_store_for(its.database) as store:
+        async with open_store_for(its.database, existing_only=True) as store:
             for line in await list_parked(store, limit=limit, reason=reason):
                 typer.echo(json.dumps(line))
 
@@ -309,7 +309,7 @@ def release(
 
     async def work() -> None:
         nonlocal missing
-        async with open_store_for(its.database) as store:
+        async with open_store_for(its.database, existing_only=True) as store:
             results = (
                 release_all_parked(store, reason=reason)
                 if every

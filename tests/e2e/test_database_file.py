@@ -38,6 +38,10 @@ def keep(path: Path, kept: Path) -> None:
     Path(f"{kept}-wal").hardlink_to(f"{path}-wal")
 
 
+def names_in(directory: Path) -> list[str]:
+    return [path.name for path in directory.iterdir()]
+
+
 def error_lines(log: str) -> list[dict[str, str]]:
     lines = [json.loads(line) for line in log.splitlines()]
     return [line for line in lines if line["level"] == "error"]
@@ -139,3 +143,13 @@ async def test_a_file_of_another_program_is_refused_in_one_sentence(
     assert "belongs to another program" in output
     assert len(output.strip().splitlines()) == 1
     assert path.read_bytes() == before
+
+
+@pytest.mark.e2e
+async def test_an_operator_command_with_a_wrong_path_makes_no_database(tmp_path: Path) -> None:
+    path = tmp_path / "typo.db"
+    code, output = await run_server_command("parked", "--database", str(path))
+    assert code == 1
+    assert "does not exist" in output
+    assert len(output.strip().splitlines()) == 1
+    assert names_in(tmp_path) == []
