@@ -364,7 +364,7 @@ def _print_events(
     its: Settings, work: Callable[[Outbox], Awaitable[Sequence[dict[str, Any]]]]
 ) -> None:
     async def print_lines() -> None:
-        async with open_store_for(its.database) as store:
+        async with open_store_for(its.database, existing_only=True) as store:
             for line in await work(store):
                 typer.echo(json.dumps(line))
 
