@@ -26,6 +26,7 @@ from orderflow_client.resilience import deadline as ambient
 from orderflow_client.resilience.deadline import Deadline
 from orderflow_server.orders.errors import (
     DeadlineExpired,
+    InvalidValue,
     OrderError,
     StoreOverloaded,
     StoreUnavailable,
@@ -179,7 +180,8 @@ class WriteEngine:
             StoreOverloaded: Too much is waiting; it was not written.
             DeadlineExpired: The deadline passed; it was not written and never will be.
             StoreUnavailable: The store failed or is closing.
-            CommandFailed: Its data cannot be written.
+            InvalidValue: The store cannot hold one of its values.
+            CommandFailed: Its data cannot be written, which is a defect of this program.
         """
         if self._closing.is_set():
             raise StoreUnavailable("the store is closing, nothing was written")
@@ -282,6 +284,8 @@ def _told(failure: Exception) -> tuple[Exception, BaseException | None]:
     """
     if isinstance(failure, StoreUnavailable):
         return StoreUnavailable(*failure.args), failure.__cause__
+    if isinstance(failure, PoisonedBatch) and failure.invalid_value:
+        return InvalidValue("a value cannot be written"), failure.__cause__
     if isinstance(failure, PoisonedBatch):
         return CommandFailed("the data cannot be written"), failure.__cause__
     return CommandFailed("the write failed in an unforeseen way"), failure

@@ -9,7 +9,7 @@ from typing import Any
 
 import asyncpg
 
-from orderflow_server.orders.errors import StoreUnavailable
+from orderflow_server.orders.errors import InvalidValue, StoreUnavailable
 from orderflow_server.orders.ports import Clock
 from orderflow_server.storage.address import DatabaseAddress
 from orderflow_server.storage.dialect import PoisonedBatch
@@ -136,4 +136,14 @@ class Connector:
             try:
                 yield
             except _DATA_ERRORS as error:
-                raise PoisonedBatch from error
+                defect = isinstance(error, asyncpg.IntegrityConstraintViolationError)
+                raise PoisonedBatch(invalid_value=not defect) from error
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Raise a refused parameter as InvalidValue, other failures as StoreUnavailable."""
+        with self.failing("could not be read"):
+            try:
+                yield
+            except asyncpg.DataError as error:
+                raise InvalidValue("a value cannot be searched for") from error

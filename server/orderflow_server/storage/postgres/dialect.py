@@ -157,7 +157,7 @@ class PostgresDialect:
         if until is not None:
             timeout_s = min(timeout_s, until.remaining_s())
         try:
-            with self._connector.failing("could not be read"):
+            with self._connector.reading():
                 async with asyncio.timeout(timeout_s), _borrowed(self._readers) as connection:
                     return await function(connection, *args, **kwargs)
         except StoreUnavailable as error:
