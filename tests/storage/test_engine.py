@@ -388,6 +388,36 @@ async def test_a_defect_fails_the_batch_and_the_engine_lives_on(
     assert await harness.engine.submit(place(3)) == new_order(3)
 
 
+# Recovery
+
+
+async def test_batches_grow_again_step_by_step_after_an_outage(make: Make) -> None:
+    harness = make(max_batch=100)
+
+    def fail(_: Sequence[Place]) -> Written:
+        raise StoreUnavailable("no answer")
+
+    async def sizes(count: int) -> list[int]:
+        harness.database.batches.clear()
+        await answers(harness.submit(*range(1, count + 1)))
+        return [len(batch) for batch in harness.database.batches]
+
+    assert await sizes(250) == [100, 100, 50]
+    harness.database.answer = fail
+    assert await sizes(150) == [100, 16, 16, 16, 2], "an outage is probed with little"
+    harness.database.answer = harness.database.write_all
+    assert await sizes(250) == [16, 32, 64, 100, 38]
+    assert await sizes(250) == [100, 100, 50]
+
+
+async def test_batches_do_not_shrink_for_a_poisoned_command(make: Make) -> None:
+    harness = make(max_batch=40)
+    harness.database.answer = poisoned_by(1)
+    await answers(harness.submit(1))
+    await answers(harness.submit(*range(2, 42)))
+    assert [len(batch) for batch in harness.database.batches] == [1, 40]
+
+
 # Closing
 
 

@@ -37,6 +37,10 @@ from orderflow_server.storage.dialect import PoisonedBatch, Written
 
 T = TypeVar("T")
 
+_FIRST_BATCH_AFTER_FAILURE = 16
+"""The most commands in a batch after one that failed, so that the backlog of an outage does not
+overload a database that has just come back. It doubles with each batch that is written."""
+
 WriteBatch = Callable[[Sequence[Command[Any]]], Awaitable[Written]]
 """Writes a batch in one transaction; see `Dialect.write`."""
 
@@ -51,7 +55,7 @@ class EngineOptions:
 
     Attributes:
         max_queue: The most commands to wait; beyond that StoreOverloaded.
-        max_batch: The most commands in one transaction.
+        max_batch: The most commands in one transaction; after a failure fewer, for a few batches.
         writers: How many batches may be under way at once.
         commit_delay_s: While calls are many: how long after a batch of several the next begins, at
             least, unless a full one waits already.
@@ -158,6 +162,7 @@ class WriteEngine:
         self._queue: deque[_Waiting] = deque()
         self._wake = asyncio.Event()
         self._closing = asyncio.Event()
+        self._batch_limit = options.max_batch
         self._next_batch_s = 0.0
         self._writers: list[asyncio.Task[None]] = []
 
@@ -227,7 +232,7 @@ class WriteEngine:
     async def _delay(self) -> None:
         """Returns when a batch may begin."""
         delay_s = self._next_batch_s - time.monotonic()
-        if delay_s > 0 and len(self._queue) < self._options.max_batch:
+        if delay_s > 0 and len(self._queue) < self._batch_limit:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay_s):
                     await self._closing.wait()
@@ -235,7 +240,7 @@ class WriteEngine:
     def _take(self) -> list[_Waiting]:
         """All that waits and may start, up to a full batch."""
         batch: list[_Waiting] = []
-        while self._queue and len(batch) < self._options.max_batch:
+        while self._queue and len(batch) < self._batch_limit:
             waiting = self._queue.popleft()
             if waiting.may_start():
                 batch.append(waiting)
@@ -253,10 +258,13 @@ class WriteEngine:
         try:
             written = await self._write_batch([waiting.command for waiting in batch])
             changed = written.changed
+            self._batch_limit = min(self._batch_limit * 2, self._options.max_batch)
             for waiting, outcome in zip(batch, written.outcomes, strict=True):
                 waiting.resolve(outcome)
         except Exception as error:  # noqa: BLE001 - it fails the batch below; the writer lives on
             failure = error
+            if isinstance(error, StoreUnavailable):
+                self._batch_limit = min(_FIRST_BATCH_AFTER_FAILURE, self._options.max_batch)
         event = BatchEnded(
             size=len(batch),
             changed=changed,
