@@ -123,6 +123,12 @@ class PostgresProcess:
         (self._data / "standby.signal").touch()
         self.start()
 
+    def require_passwords(self) -> None:
+        """Restart as a server that asks every caller for a password, which nobody has."""
+        self.stop()
+        (self._data / "pg_hba.conf").write_text("host all all 127.0.0.1/32 scram-sha-256\n")
+        self.start()
+
     def _run(self, program: str, *arguments: str) -> None:
         if self._code(program, *arguments):
             raise self._failed(f"{program} failed")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
+from orderflow_server.orders.errors import StoreUnavailable
 from orderflow_server.orders.ports import Clock
 from orderflow_server.storage.address import DatabaseAddress
 from orderflow_server.storage.dialect import Dialect
@@ -51,6 +52,12 @@ def open_store_for(
         origin=origin,
         calls_under_way=calls_under_way,
     )
+
+
+def open_failure(database: DatabaseAddress, error: StoreUnavailable) -> str:
+    """Return why a database cannot be opened as one sentence that names it once."""
+    text = str(error)
+    return text if str(database) in text else f"cannot open the database {database}: {text}"
 
 
 async def upgrade(database: DatabaseAddress) -> None:

@@ -168,7 +168,12 @@ class Connector:
                     self._first_host = host
                     connection.trust = _Trust(made, made, self._clock())
                     return connection
-        except ValueError:
+        except ValueError as error:
+            if str(error).startswith("root certificate file"):
+                raise StoreUnavailable(
+                    f"the database {self} cannot be connected to: TLS failed: "
+                    f"{str(error).splitlines()[0]}"
+                ) from error
             # Its text repeats what it did not understand, which may be part of a password.
             raise StoreUnavailable(f"the URL {self} cannot be understood") from None
         self._failures += 1

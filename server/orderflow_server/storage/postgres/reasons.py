@@ -25,7 +25,7 @@ def reason_of(error: BaseException) -> str:
 
 def _reported_by_server(error: asyncpg.PostgresError) -> str:
     if isinstance(error, asyncpg.InvalidPasswordError):
-        return "the password was rejected"
+        return "the user or password was rejected"
     if isinstance(error, asyncpg.TooManyConnectionsError):
         return "the server has no free connection"
     if isinstance(error, asyncpg.ConnectionDoesNotExistError):
@@ -41,11 +41,13 @@ def _reported_by_system(error: OSError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"TLS failed: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
-        return f"TLS failed: {error.reason}"
+        return f"TLS failed: {getattr(error, 'reason', None) or 'no handshake'}"
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if error.filename is not None:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, FileNotFoundError):
+        return "a file or socket that the URL names does not exist"
     # Where a host has several addresses, asyncio gives their errors as one text.
     if isinstance(error, ConnectionRefusedError) or "Connect call failed" in str(error):
         return "the connection was refused"

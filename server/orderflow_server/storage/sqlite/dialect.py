@@ -176,7 +176,9 @@ class SqliteDialect:
             upgrade_sqlite(self._writer)
             use_wal(self._writer, self._options.busy_timeout_s)
         except sqlite3.Error as error:
-            raise StoreUnavailable(f"the database {self._path} cannot be opened") from error
+            raise StoreUnavailable(
+                f"the database {self._path} cannot be opened: {error}"
+            ) from error
 
     def _write(self, batch: Sequence[Command[Any]]) -> Written:
         try:
@@ -187,7 +189,7 @@ class SqliteDialect:
             raise PoisonedBatch(invalid_value=isinstance(error, _INVALID_VALUES)) from error
         except sqlite3.Error as error:
             self._disconnect_writer()
-            raise StoreUnavailable("the database could not write") from error
+            raise StoreUnavailable(f"the database could not write: {error}") from error
 
     def _read(
         self,
@@ -215,7 +217,7 @@ class SqliteDialect:
             # The connection's state is in doubt; the next read makes another.
             if until is not None and until.expired:
                 raise DeadlineExpired("the deadline passed during a read") from error
-            raise StoreUnavailable("the database could not be read") from error
+            raise StoreUnavailable(f"the database could not be read: {error}") from error
         self._idle_readers.append(connection)
         return result
 
