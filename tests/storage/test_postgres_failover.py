@@ -15,6 +15,7 @@ import pytest
 
 from fakes.orders import LEASE_FOR, NOW, new_order
 from fakes.postgres import FORGETFUL, URL_VARIABLE, PostgresProcess, postgres_process
+from fakes.tcp_proxy import TcpProxy
 from harness import until
 from orderflow_server.orders.errors import StoreUnavailable
 from orderflow_server.orders.order import Order, OrderQuery
@@ -22,6 +23,7 @@ from orderflow_server.storage.address import DatabaseAddress
 from orderflow_server.storage.commands import GiveUpLease, Place
 from orderflow_server.storage.opening import open_store_for
 from orderflow_server.storage.postgres import PostgresDialect, PostgresOptions
+from orderflow_server.storage.postgres import connecting as connecting_module
 from orderflow_server.storage.postgres.connecting import Connector
 
 
@@ -187,26 +189,73 @@ async def test_a_connection_that_was_ended_is_replaced_before_the_read(
 # Several hosts
 
 
-async def test_a_host_that_is_silent_costs_one_connect_timeout(server: Server) -> None:
-    connections: list[asyncio.StreamWriter] = []
+@dataclass(frozen=True)
+class SilentHost:
+    """Takes connections and never says anything."""
 
-    def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connections.append(writer)
+    port: int
+    taken: list[asyncio.StreamWriter]
 
-    silent = await asyncio.start_server(accept, "127.0.0.1", 0)
-    port = silent.sockets[0].getsockname()[1]
-    url = server.url.replace(f":{server.port}", f":{port},127.0.0.1:{server.port}")
-    connector = Connector(DatabaseAddress.parse(url), PostgresOptions(connect_timeout_s=0.2))
-    try:
-        for _ in range(3):
-            connection = await connector.connect()
-            await connection.close()
-        assert len(connections) == 1, "the host that answered is tried first"
-    finally:
-        for writer in connections:
-            writer.close()
-        silent.close()
-        await silent.wait_closed()
+
+@pytest.fixture
+async def silent() -> AsyncIterator[SilentHost]:
+    taken: list[asyncio.StreamWriter] = []
+    listening = await asyncio.start_server(lambda _, writer: taken.append(writer), "127.0.0.1", 0)
+    yield SilentHost(listening.sockets[0].getsockname()[1], taken)
+    for writer in taken:
+        writer.close()
+    listening.close()
+    await listening.wait_closed()
+
+
+async def test_a_host_that_is_silent_costs_one_connect_timeout(
+    server: Server, silent: SilentHost
+) -> None:
+    url = server.url.replace(f":{server.port}", f":{silent.port},127.0.0.1:{server.port}")
+    connector = Connector(DatabaseAddress.parse(url), PostgresOptions(connect_timeout_s=1.0))
+    for _ in range(3):
+        await (await connector.connect()).close()
+    assert len(silent.taken) == 1, "the host that answered is tried first"
+
+
+async def test_callers_with_little_time_get_past_a_silent_host(
+    server: Server, silent: SilentHost
+) -> None:
+    url = server.url.replace(f":{server.port}", f":{silent.port},127.0.0.1:{server.port}")
+    connector = Connector(DatabaseAddress.parse(url), PostgresOptions(connect_timeout_s=60))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await connector.connect()
+    await (await connector.connect()).close()
+
+
+async def test_a_primary_that_falls_silent_costs_one_check(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its other connections are not asked one after the other: they are not used again."""
+    monkeypatch.setattr(connecting_module, "_CHECK_TIMEOUT_S", 0.2)
+    clock = Clock()
+    order = new_order(30)
+    assert server.port is not None
+    async with TcpProxy(server.port).serving() as first:
+        url = server.url.replace(f":{server.port}", f":{first.port},127.0.0.1:{server.port}")
+        dialect = PostgresDialect(
+            DatabaseAddress.parse(url),
+            PostgresOptions(readers=8, connect_timeout_s=1.0, statement_timeout_s=30.0),
+            clock=clock,
+        )
+        await dialect.open()
+        await dialect.write([Place(order, LEASE)])
+        await asyncio.gather(*(dialect.get(order.id) for _ in range(40)))
+        first.answers_pass = False
+        clock.now_s += 2
+        before = dialect._connector._failures
+        for _ in range(8):
+            assert await dialect.get(order.id) == order
+        assert dialect._connector._failures == before + 1
+        assert await asyncio.gather(*(dialect.get(order.id) for _ in range(40))) == [order] * 40
+        await dialect.write([Place(new_order(31), LEASE)])
+        await dialect.close()
 
 
 async def test_when_no_host_will_do_each_reason_is_given_once(server: Server) -> None:

@@ -164,6 +164,10 @@ class Connector:
                 except FAILURES as error:
                     reasons[reason_of(error)] = None
                     cause = error
+                except asyncio.CancelledError:
+                    # A caller with little time gave up: the next begins with another host.
+                    self._first_host = host + 1
+                    raise
                 else:
                     self._first_host = host
                     connection.trust = _Trust(made, made, self._clock())
