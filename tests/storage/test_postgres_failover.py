@@ -245,7 +245,7 @@ async def test_a_primary_that_falls_silent_costs_one_check(
             clock=clock,
         )
         await dialect.open()
-        await dialect.write([Place(order, LEASE)])
+        await dialect.write([Place(order, LEASE_FOR)])
         await asyncio.gather(*(dialect.get(order.id) for _ in range(40)))
         first.answers_pass = False
         clock.now_s += 2
@@ -254,7 +254,7 @@ async def test_a_primary_that_falls_silent_costs_one_check(
             assert await dialect.get(order.id) == order
         assert dialect._connector._failures == before + 1
         assert await asyncio.gather(*(dialect.get(order.id) for _ in range(40))) == [order] * 40
-        await dialect.write([Place(new_order(31), LEASE)])
+        await dialect.write([Place(new_order(31), LEASE_FOR)])
         await dialect.close()
 
 
