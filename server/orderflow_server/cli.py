@@ -24,7 +24,7 @@ from orderflow_server.refused import list_refused
 from orderflow_server.refused import retry as retry_refused
 from orderflow_server.refused import skip as skip_refused
 from orderflow_server.settings import Settings
-from orderflow_server.storage.opening import open_store_for, upgrade
+from orderflow_server.storage.opening import open_failure, open_store_for, upgrade
 from orderflow_server.telemetry.logs import configure_logs
 
 app = typer.Typer(
@@ -388,7 +388,7 @@ def _with_the_database(its: Settings, work: Coroutine[Any, Any, None]) -> None:
     try:
         asyncio.run(work)
     except StoreUnavailable as error:
-        raise _failure(f"cannot use the database {its.database}: {error}") from error
+        raise _failure(open_failure(its.database, error)) from error
 
 
 @app.command()

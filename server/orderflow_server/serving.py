@@ -22,6 +22,7 @@ from orderflow_server.orders.errors import StoreUnavailable
 from orderflow_server.security.reloading import UnusableFile
 from orderflow_server.settings import Settings
 from orderflow_server.storage.apart import upgraded_apart
+from orderflow_server.storage.opening import open_failure
 from orderflow_server.telemetry.export import open_exports
 from orderflow_server.telemetry.line_writer import write_to_stderr_aside
 from orderflow_server.telemetry.logs import configure_logs
@@ -110,7 +111,7 @@ async def _start(settings: Settings, stack: AsyncExitStack) -> OrderApp:
                 raise
             raise CannotServe(f"cannot serve on {settings.address}: is the port taken?") from error
     except StoreUnavailable as error:
-        raise CannotServe(f"cannot open the database {settings.database}: {error}") from error
+        raise CannotServe(open_failure(settings.database, error)) from error
 
 
 async def _serve_with_workers(settings: Settings) -> None:

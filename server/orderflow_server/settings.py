@@ -65,7 +65,8 @@ class Settings(BaseSettings):
     database: Database = Field(
         DatabaseAddress(path=Path("orderflow.db")),
         description="A SQLite file, which is made when it is missing, or the URL of a PostgreSQL "
-        "database: postgresql://user:password@host/name.",
+        "database: postgresql://user:password@host/name. Of several hosts, host,host, the one that "
+        "takes writes is used.",
     )
     gateway: Annotated[str, AfterValidator(target)] = Field(
         "",

@@ -32,7 +32,10 @@ FORGETFUL = {"fsync": "off", "full_page_writes": "off"}
 
 @contextmanager
 def postgres_process(
-    settings: dict[str, str] = FORGETFUL, *, within: Path | None = None
+    settings: dict[str, str] = FORGETFUL,
+    *,
+    within: Path | None = None,
+    standby_of: PostgresProcess | None = None,
 ) -> Iterator[PostgresProcess]:
     """A server of one's own, running; nothing is left of it at the end.
 
@@ -40,9 +43,10 @@ def postgres_process(
         settings: As in postgresql.conf.
         within: Keep it in this directory. Not in one of a test: those only the user who runs the
             tests may enter.
+        standby_of: Begin as a copy of this server, which it follows.
     """
     with tempfile.TemporaryDirectory(prefix=".orderflow-pg-", dir=within) as path:
-        process = PostgresProcess(Path(path), settings)
+        process = PostgresProcess(Path(path), settings, standby_of=standby_of)
         process.start()
         try:
             yield process

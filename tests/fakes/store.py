@@ -10,7 +10,12 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from fakes.clock import FakeClock
-from orderflow_server.orders.errors import OrderNotFound, RequestIdReused, VersionConflict
+from orderflow_server.orders.errors import (
+    InvalidValue,
+    OrderNotFound,
+    RequestIdReused,
+    VersionConflict,
+)
 from orderflow_server.orders.order import Order, OrderChange, OrderQuery, OrderState
 from orderflow_server.orders.ports import (
     LONGEST_LEASE,
@@ -42,6 +47,12 @@ class FakeOrderStore:
 
     async def place(self, order: Order, *, lease: timedelta) -> Order:
         _check(lease)
+        _check_values(
+            order.customer_id,
+            order.payment_token,
+            order.version,
+            *(item.sku for item in order.items),
+        )
         if order.request_id in self._by_request:
             stored = self._orders[self._by_request[order.request_id]]
             if stored.content_hash != order.content_hash:
@@ -113,11 +124,13 @@ class FakeOrderStore:
         return self._orders[order_id]
 
     async def list(self, query: OrderQuery) -> Sequence[Order]:
+        _check_values(query.customer_id or "", query.limit)
         matching = [order for order in self._orders.values() if _matches(query, order)]
         matching.sort(key=lambda order: order.id, reverse=True)
         return matching[: query.limit]
 
     async def changes(self, order_id: UUID, *, after_version: int) -> Sequence[OrderChange]:
+        _check_values(after_version)
         changes = self._changes.get(order_id, [])
         return [change for change in changes if change.version > after_version]
 
@@ -239,6 +252,16 @@ class FakeOrderStore:
 def _check(duration: timedelta) -> None:
     if not timedelta(0) <= duration <= LONGEST_LEASE:
         raise ValueError("out of range")
+
+
+def _check_values(*values: str | int) -> None:
+    for value in values:
+        if isinstance(value, int):
+            valid = -(2**63) <= value < 2**63
+        else:
+            valid = "\0" not in value and value == value.encode(errors="replace").decode()
+        if not valid:
+            raise InvalidValue(repr(value))
 
 
 def _matches(query: OrderQuery, order: Order) -> bool:

@@ -11,7 +11,12 @@ from msgspec import structs
 
 from fakes.clock import FakeClock
 from fakes.orders import LEASE, LEASE_FOR, NOW, new_order, order_id
-from orderflow_server.orders.errors import OrderNotFound, RequestIdReused, VersionConflict
+from orderflow_server.orders.errors import (
+    InvalidValue,
+    OrderNotFound,
+    RequestIdReused,
+    VersionConflict,
+)
 from orderflow_server.orders.money import MAX_UNITS, Money
 from orderflow_server.orders.order import Order, OrderChange, OrderItem, OrderQuery, OrderState
 from orderflow_server.orders.ports import (
@@ -576,3 +581,58 @@ async def test_a_probe_writes_and_leaves_all_orders_and_changes_as_they_are(
     paid = order.paid(NOW + SECOND)
     await asyncio.gather(store.probe(), store.save(paid), store.probe())
     assert await store.get(order.id) == paid
+
+
+# Values that cannot be stored
+
+NOT_TEXT = ["a\0b", "\ud800"]
+
+
+def invalid_orders() -> list[Order]:
+    order = new_order(3)
+    [first, *others] = order.items
+    return [
+        *(structs.replace(order, customer_id=text) for text in NOT_TEXT),
+        *(structs.replace(order, payment_token=text) for text in NOT_TEXT),
+        *(
+            structs.replace(order, items=(structs.replace(first, sku=text), *others))
+            for text in NOT_TEXT
+        ),
+        structs.replace(order, version=2**63),
+    ]
+
+
+@pytest.mark.parametrize("invalid", invalid_orders())
+async def test_an_order_with_an_invalid_value_is_refused_alone(
+    store: OrderStore, invalid: Order
+) -> None:
+    orders = [new_order(1), invalid, new_order(2)]
+    first, refused, last = await asyncio.gather(
+        *(store.place(order, lease=LEASE_FOR) for order in orders), return_exceptions=True
+    )
+    assert (first, last) == (orders[0], orders[2])
+    assert isinstance(refused, InvalidValue)
+    assert await store.list(EVERYTHING) == [orders[2], orders[0]]
+
+
+@pytest.mark.parametrize("text", NOT_TEXT)
+async def test_listing_by_an_invalid_text_is_refused_and_the_store_goes_on(
+    store: OrderStore, text: str
+) -> None:
+    order = await store.place(new_order(1), lease=LEASE_FOR)
+    for _ in range(50):
+        with pytest.raises(InvalidValue):
+            await store.list(OrderQuery(limit=10, customer_id=text))
+    assert await store.list(EVERYTHING) == [order], "no breaker opened, no connection is lost"
+
+
+async def test_reading_with_an_out_of_range_number_is_refused_and_the_store_goes_on(
+    store: OrderStore,
+) -> None:
+    order = await store.place(new_order(1), lease=LEASE_FOR)
+    for _ in range(50):
+        with pytest.raises(InvalidValue):
+            await store.changes(order.id, after_version=2**63)
+        with pytest.raises(InvalidValue):
+            await store.list(OrderQuery(limit=2**63))
+    assert await store.get(order.id) == order

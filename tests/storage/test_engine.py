@@ -15,6 +15,7 @@ from harness import until
 from orderflow_client.resilience.deadline import Deadline, within
 from orderflow_server.orders.errors import (
     DeadlineExpired,
+    InvalidValue,
     RequestIdReused,
     StoreOverloaded,
     StoreUnavailable,
@@ -296,7 +297,7 @@ def test_options_are_checked_where_they_are_made(options: dict[str, int]) -> Non
 def poisoned_by(number: int) -> Callable[[Sequence[Place]], Written]:
     def answer(batch: Sequence[Place]) -> Written:
         if number in map(number_of, batch):
-            raise PoisonedBatch from OverflowError("too large")
+            raise PoisonedBatch(invalid_value=True) from OverflowError("too large")
         orders = [command.order for command in batch]
         return Written(orders, orders)
 
@@ -308,10 +309,21 @@ async def test_a_poisoned_command_fails_alone(make: Make) -> None:
     harness.database.answer = poisoned_by(2)
     first, poisoned, last = await answers(harness.submit(1, 2, 3))
     assert (first, last) == (new_order(1), new_order(3))
-    assert isinstance(poisoned, CommandFailed)
+    assert isinstance(poisoned, InvalidValue)
     assert isinstance(poisoned.__cause__, OverflowError)
     assert harness.database.batches == [[1, 2, 3], [1], [2], [3]]
     assert await answers(harness.submit(4)) == [new_order(4)]
+
+
+async def test_a_command_poisoned_by_a_defect_is_not_the_callers_fault(make: Make) -> None:
+    harness = make()
+
+    def answer(_: Sequence[Place]) -> Written:
+        raise PoisonedBatch from KeyError("a column")
+
+    harness.database.answer = answer
+    [failure] = await answers(harness.submit(1))
+    assert isinstance(failure, CommandFailed)
 
 
 async def test_one_by_one_too_what_was_cancelled_meanwhile_never_starts(make: Make) -> None:
@@ -330,7 +342,7 @@ async def test_one_by_one_too_what_was_cancelled_meanwhile_never_starts(make: Ma
     harness.database.gate.set()
     first, poisoned, cancelled = await answers(tasks)
     assert first == new_order(1)
-    assert isinstance(poisoned, CommandFailed)
+    assert isinstance(poisoned, InvalidValue)
     assert isinstance(cancelled, asyncio.CancelledError)
 
 
@@ -374,6 +386,36 @@ async def test_a_defect_fails_the_batch_and_the_engine_lives_on(
 
     harness.database.answer = harness.database.write_all
     assert await harness.engine.submit(place(3)) == new_order(3)
+
+
+# Recovery
+
+
+async def test_batches_grow_again_step_by_step_after_an_outage(make: Make) -> None:
+    harness = make(max_batch=100)
+
+    def fail(_: Sequence[Place]) -> Written:
+        raise StoreUnavailable("no answer")
+
+    async def sizes(count: int) -> list[int]:
+        harness.database.batches.clear()
+        await answers(harness.submit(*range(1, count + 1)))
+        return [len(batch) for batch in harness.database.batches]
+
+    assert await sizes(250) == [100, 100, 50]
+    harness.database.answer = fail
+    assert await sizes(150) == [100, 16, 16, 16, 2], "an outage is probed with little"
+    harness.database.answer = harness.database.write_all
+    assert await sizes(250) == [16, 32, 64, 100, 38]
+    assert await sizes(250) == [100, 100, 50]
+
+
+async def test_batches_do_not_shrink_for_a_poisoned_command(make: Make) -> None:
+    harness = make(max_batch=40)
+    harness.database.answer = poisoned_by(1)
+    await answers(harness.submit(1))
+    await answers(harness.submit(*range(2, 42)))
+    assert [len(batch) for batch in harness.database.batches] == [1, 40]
 
 
 # Closing

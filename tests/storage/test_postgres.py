@@ -14,6 +14,7 @@ from msgspec import structs
 from fakes.clock import FakeClock
 from fakes.orders import LEASE, LEASE_FOR, NOW, new_order
 from orderflow_server.orders.errors import (
+    InvalidValue,
     OrderNotFound,
     RequestIdReused,
     VersionConflict,
@@ -22,7 +23,6 @@ from orderflow_server.orders.order import Order, OrderQuery, OrderState
 from orderflow_server.storage.address import DatabaseAddress
 from orderflow_server.storage.commands import Command, Defer, LeaseDue, Park, Place, Save
 from orderflow_server.storage.dialect import PoisonedBatch
-from orderflow_server.storage.engine import CommandFailed
 from orderflow_server.storage.opening import open_store_for
 from orderflow_server.storage.postgres import PostgresDialect
 from orderflow_server.storage.postgres.writes import write_batch
@@ -54,12 +54,12 @@ async def place(store: EngineOrderStore, number: int) -> Order:
 
 
 async def test_a_command_that_cannot_be_written_fails_alone(store: EngineOrderStore) -> None:
-    orders = [new_order(0), bad(customer_id="\ud800"), new_order(2)]
+    orders = [new_order(0), bad(version=2**63), new_order(2)]
     first, poisoned, last = await asyncio.gather(
         *(store.place(order, lease=LEASE_FOR) for order in orders), return_exceptions=True
     )
     assert (first, last) == (orders[0], orders[2])
-    assert isinstance(poisoned, CommandFailed)
+    assert isinstance(poisoned, InvalidValue)
     assert await store.list(OrderQuery(limit=10)) == [orders[2], orders[0]]
 
 

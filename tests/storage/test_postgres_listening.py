@@ -136,13 +136,16 @@ async def test_a_connection_that_is_lost_as_soon_as_it_listens_is_replaced_at_on
         connections.append(await asyncpg.connect(url))
         return connections[-1]
 
+    async def alive(_: asyncpg.Connection) -> bool:
+        return True
+
     def on_gap() -> None:
         nonlocal gaps
         gaps += 1
         if gaps == 1:
             connections[0].terminate()
 
-    task = asyncio.create_task(listen(connect, lambda _: None, on_gap))
+    task = asyncio.create_task(listen(connect, lambda _: None, on_gap, check=alive))
     await until(lambda: gaps == 2)
     task.cancel()
     await asyncio.wait([task])

@@ -17,7 +17,7 @@ from msgspec import structs
 
 from fakes.clock import FakeClock
 from fakes.orders import LEASE_FOR, NOW, new_order
-from orderflow_server.orders.errors import OrderNotFound, StoreUnavailable
+from orderflow_server.orders.errors import InvalidValue, OrderNotFound, StoreUnavailable
 from orderflow_server.orders.money import Money
 from orderflow_server.orders.order import Order, OrderItem, OrderQuery, OrderState
 from orderflow_server.orders.ports import LONGEST_LEASE
@@ -32,7 +32,7 @@ from orderflow_server.storage.commands import (
     Save,
 )
 from orderflow_server.storage.dialect import PoisonedBatch
-from orderflow_server.storage.engine import BatchEnded, CommandFailed, EngineOptions
+from orderflow_server.storage.engine import BatchEnded, EngineOptions
 from orderflow_server.storage.opening import open_store_for
 from orderflow_server.storage.sqlite import SqliteDialect, SqliteOptions
 from orderflow_server.storage.sqlite.dialect import use_wal
@@ -76,13 +76,13 @@ def bad(**values: Any) -> Order:
 
 
 async def test_a_command_that_cannot_be_written_fails_alone(store: EngineOrderStore) -> None:
-    orders = [new_order(0), bad(customer_id="\ud800"), new_order(2)]
+    orders = [new_order(0), bad(version=2**63), new_order(2)]
     first, poisoned, last = await asyncio.gather(
         *(store.place(order, lease=LEASE_FOR) for order in orders), return_exceptions=True
     )
     assert (first, last) == (orders[0], orders[2])
-    assert isinstance(poisoned, CommandFailed)
-    assert isinstance(poisoned.__cause__, UnicodeEncodeError)
+    assert isinstance(poisoned, InvalidValue)
+    assert isinstance(poisoned.__cause__, OverflowError)
     assert await store.list(OrderQuery(limit=10)) == [orders[2], orders[0]]
 
 

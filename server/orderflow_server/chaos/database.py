@@ -35,6 +35,7 @@ class PostgresProcess:
         directory: Where it keeps everything; made unless it is there; the caller
             removes it.
         settings: As in postgresql.conf.
+        standby_of: Begin as a copy of this running server, and follow it until `promote`.
 
     Attributes:
         port: Where it listens on 127.0.0.1, always the same.
@@ -43,7 +44,13 @@ class PostgresProcess:
         CannotStart: The wheel is not installed, or its programs do not run.
     """
 
-    def __init__(self, directory: Path, settings: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        settings: Mapping[str, str],
+        *,
+        standby_of: PostgresProcess | None = None,
+    ) -> None:
         directory.mkdir(exist_ok=True)
         self.port = free_port()
         self._data = directory / "data"
@@ -55,6 +62,12 @@ class PostgresProcess:
             shutil.chown(directory, "nobody")
             # That user may not look where the wheel is installed.
             self._packages = _copied(self._packages, directory / "wheel")
+        if standby_of is not None:
+            self._run(
+                *("pg_basebackup", "--pgdata", str(self._data), "--write-recovery-conf"),
+                *("--dbname", standby_of.url, "--checkpoint", "fast", "--no-sync"),
+            )
+            return
         self._run(
             *("initdb", "--pgdata", str(self._data), "--username", "postgres", "--auth", "trust"),
             *("--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync"),
@@ -99,6 +112,22 @@ class PostgresProcess:
                 self._run("pg_ctl", "stop", "--pgdata", str(self._data), "--mode", mode)
             self._process.wait(_STOP_TIMEOUT_S)
             self._process = None
+
+    def promote(self) -> None:
+        """Make a standby a primary; it takes writes when this returns."""
+        self._run("pg_ctl", "promote", "--pgdata", str(self._data), "--wait")
+
+    def restart_as_standby(self) -> None:
+        """Make a primary a standby, which follows nobody and answers reads with what it had."""
+        self.stop()
+        (self._data / "standby.signal").touch()
+        self.start()
+
+    def require_passwords(self) -> None:
+        """Restart as a server that asks every caller for a password, which nobody has."""
+        self.stop()
+        (self._data / "pg_hba.conf").write_text("host all all 127.0.0.1/32 scram-sha-256\n")
+        self.start()
 
     def _run(self, program: str, *arguments: str) -> None:
         if self._code(program, *arguments):

@@ -2,6 +2,7 @@
 
     OrderError
     ├── InvalidOrder          the caller's data breaks a rule; names the field
+    ├── InvalidValue          no store can hold a value of the call
     ├── OrderNotFound         there is no such order
     ├── RequestIdReused       the request id already placed an order with other content
     ├── IllegalTransition     the order's state does not allow it
@@ -41,6 +42,13 @@ class InvalidOrder(OrderError):
         super().__init__(f"{field}: {description}")
         self.field = field
         self.description = description
+
+
+class InvalidValue(OrderError):
+    """A value cannot be stored or searched for: repeating the call cannot help.
+
+    Text must be Unicode without NUL, and a number must be in the range of its column.
+    """
 
 
 class OrderNotFound(OrderError):

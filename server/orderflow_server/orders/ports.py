@@ -41,9 +41,10 @@ class OrderStore(Protocol):
     that ends more than LONGEST_LEASE ahead of that clock counts as ended: it was written under a
     wrong clock. A duration that is negative or longer than LONGEST_LEASE is a ValueError.
 
-    All methods raise StoreUnavailable when the store fails; the writes also raise
-    StoreOverloaded when too much is waiting and DeadlineExpired when the ambient deadline
-    passed before the write began (in both cases nothing was written).
+    All methods raise StoreUnavailable when the store fails, and InvalidValue when it cannot hold a
+    value that they are given: text with NUL or that is not Unicode, a number of more than 64 bits.
+    The writes also raise StoreOverloaded when too much is waiting and DeadlineExpired when the
+    ambient deadline passed before the write began (in both cases nothing was written).
     """
 
     async def place(self, order: Order, *, lease: timedelta) -> Order:

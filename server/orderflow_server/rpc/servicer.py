@@ -13,6 +13,7 @@ from orderflow.v1 import order_service_pb2_grpc as rpc
 from orderflow_client.resilience import deadline
 from orderflow_client.resilience.deadline import Deadline
 from orderflow_server.orders.cancelling import CancelOrder
+from orderflow_server.orders.errors import InvalidValue
 from orderflow_server.orders.ownership import owned
 from orderflow_server.orders.placing import PlaceOrder
 from orderflow_server.orders.ports import ChangeFeed, OrderStore
@@ -86,7 +87,10 @@ class OrderServicer(rpc.OrderServiceServicer):
             if request.customer_id not in ("", only_customer):
                 raise OtherCustomer
             # From here on as if it had been said, which page tokens are bound to.
-            request.customer_id = only_customer
+            try:
+                request.customer_id = only_customer
+            except ValueError as error:  # A token's name need not be Unicode.
+                raise InvalidValue("the token's subject is not valid Unicode") from error
         query = convert.query_from(request)
         orders = await self._store.list(query)
         response = pb.ListOrdersResponse()

@@ -127,6 +127,11 @@ RULES: Mapping[type[BaseException], Rule] = {
     InvalidRequest: Rule(_Code.INVALID_ARGUMENT, "INVALID_REQUEST", _invalid_request),
     MalformedRequest: Rule(_Code.INVALID_ARGUMENT, "MALFORMED_REQUEST", _malformed_request),
     errors.InvalidOrder: Rule(_Code.INVALID_ARGUMENT, "INVALID_REQUEST", _invalid_order),
+    errors.InvalidValue: Rule(
+        _Code.INVALID_ARGUMENT,
+        "INVALID_VALUE",
+        message="a value cannot be stored: text must be Unicode without NUL, numbers in range",
+    ),
     errors.OrderNotFound: Rule(_Code.NOT_FOUND, "ORDER_NOT_FOUND", _missing_order),
     errors.RequestIdReused: Rule(_Code.ALREADY_EXISTS, "REQUEST_ID_REUSED"),
     errors.IllegalTransition: Rule(

@@ -17,7 +17,14 @@ class PoisonedBatch(Exception):
     """The data of at least one command cannot be written, so none of the batch was.
 
     Its cause is the database's own error.
+
+    Attributes:
+        invalid_value: A value is at fault, which its caller chose; False: this program is.
     """
+
+    def __init__(self, *, invalid_value: bool = False) -> None:
+        super().__init__()
+        self.invalid_value = invalid_value
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +42,10 @@ class Written:
 
 
 class Dialect(Protocol):
-    """One kind of database. All methods raise StoreUnavailable, from the cause, when it fails."""
+    """One kind of database. All methods raise StoreUnavailable, from the cause, when it fails.
+
+    The reads raise InvalidValue when the database refuses a parameter.
+    """
 
     async def open(self, *, existing_only: bool = False) -> None:
         """Connects and brings the schema up to date.

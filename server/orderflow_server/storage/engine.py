@@ -26,6 +26,7 @@ from orderflow_client.resilience import deadline as ambient
 from orderflow_client.resilience.deadline import Deadline
 from orderflow_server.orders.errors import (
     DeadlineExpired,
+    InvalidValue,
     OrderError,
     StoreOverloaded,
     StoreUnavailable,
@@ -35,6 +36,10 @@ from orderflow_server.storage.commands import Command
 from orderflow_server.storage.dialect import PoisonedBatch, Written
 
 T = TypeVar("T")
+
+_FIRST_BATCH_AFTER_FAILURE = 16
+"""The most commands in a batch after one that failed, so that the backlog of an outage does not
+overload a database that has just come back. It doubles with each batch that is written."""
 
 WriteBatch = Callable[[Sequence[Command[Any]]], Awaitable[Written]]
 """Writes a batch in one transaction; see `Dialect.write`."""
@@ -50,7 +55,7 @@ class EngineOptions:
 
     Attributes:
         max_queue: The most commands to wait; beyond that StoreOverloaded.
-        max_batch: The most commands in one transaction.
+        max_batch: The most commands in one transaction; after a failure fewer, for a few batches.
         writers: How many batches may be under way at once.
         commit_delay_s: While calls are many: how long after a batch of several the next begins, at
             least, unless a full one waits already.
@@ -157,6 +162,7 @@ class WriteEngine:
         self._queue: deque[_Waiting] = deque()
         self._wake = asyncio.Event()
         self._closing = asyncio.Event()
+        self._batch_limit = options.max_batch
         self._next_batch_s = 0.0
         self._writers: list[asyncio.Task[None]] = []
 
@@ -179,7 +185,8 @@ class WriteEngine:
             StoreOverloaded: Too much is waiting; it was not written.
             DeadlineExpired: The deadline passed; it was not written and never will be.
             StoreUnavailable: The store failed or is closing.
-            CommandFailed: Its data cannot be written.
+            InvalidValue: The store cannot hold one of its values.
+            CommandFailed: Its data cannot be written, which is a defect of this program.
         """
         if self._closing.is_set():
             raise StoreUnavailable("the store is closing, nothing was written")
@@ -225,7 +232,7 @@ class WriteEngine:
     async def _delay(self) -> None:
         """Returns when a batch may begin."""
         delay_s = self._next_batch_s - time.monotonic()
-        if delay_s > 0 and len(self._queue) < self._options.max_batch:
+        if delay_s > 0 and len(self._queue) < self._batch_limit:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay_s):
                     await self._closing.wait()
@@ -233,7 +240,7 @@ class WriteEngine:
     def _take(self) -> list[_Waiting]:
         """All that waits and may start, up to a full batch."""
         batch: list[_Waiting] = []
-        while self._queue and len(batch) < self._options.max_batch:
+        while self._queue and len(batch) < self._batch_limit:
             waiting = self._queue.popleft()
             if waiting.may_start():
                 batch.append(waiting)
@@ -251,10 +258,13 @@ class WriteEngine:
         try:
             written = await self._write_batch([waiting.command for waiting in batch])
             changed = written.changed
+            self._batch_limit = min(self._batch_limit * 2, self._options.max_batch)
             for waiting, outcome in zip(batch, written.outcomes, strict=True):
                 waiting.resolve(outcome)
         except Exception as error:  # noqa: BLE001 - it fails the batch below; the writer lives on
             failure = error
+            if isinstance(error, StoreUnavailable):
+                self._batch_limit = min(_FIRST_BATCH_AFTER_FAILURE, self._options.max_batch)
         event = BatchEnded(
             size=len(batch),
             changed=changed,
@@ -282,6 +292,8 @@ def _told(failure: Exception) -> tuple[Exception, BaseException | None]:
     """
     if isinstance(failure, StoreUnavailable):
         return StoreUnavailable(*failure.args), failure.__cause__
+    if isinstance(failure, PoisonedBatch) and failure.invalid_value:
+        return InvalidValue("a value cannot be written"), failure.__cause__
     if isinstance(failure, PoisonedBatch):
         return CommandFailed("the data cannot be written"), failure.__cause__
     return CommandFailed("the write failed in an unforeseen way"), failure

@@ -18,16 +18,17 @@ T = TypeVar("T")
 
 
 def store_outcome(error: Exception) -> Outcome:
-    """What a failed call says about the database.
+    """Classify a failed call for the breaker.
 
-    A refusal such as VersionConflict is an answer. That too much waits, or waited too long, is
-    this process's own doing.
+    A refusal such as VersionConflict or InvalidValue is an answer. A full queue and a missed
+    deadline are this process's own doing. Any other error is a defect that one order or one call
+    meets: counted as a failure it would open the breaker for all others.
     """
     if isinstance(error, StoreUnavailable):
         return Outcome.FAILURE
     if isinstance(error, StoreOverloaded | DeadlineExpired):
         return Outcome.IGNORED
-    return Outcome.SUCCESS if isinstance(error, OrderError) else Outcome.FAILURE
+    return Outcome.SUCCESS if isinstance(error, OrderError) else Outcome.IGNORED
 
 
 def guarded_by(breaker: Breaker) -> Around:

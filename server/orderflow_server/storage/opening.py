@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
+from orderflow_server.orders.errors import StoreUnavailable
 from orderflow_server.orders.ports import Clock
 from orderflow_server.storage.address import DatabaseAddress
 from orderflow_server.storage.dialect import Dialect
@@ -54,6 +55,12 @@ def open_store_for(
         calls_under_way=calls_under_way,
         existing_only=existing_only,
     )
+
+
+def open_failure(database: DatabaseAddress, error: StoreUnavailable) -> str:
+    """Return why a database cannot be opened as one sentence that names it once."""
+    text = str(error)
+    return text if str(database) in text else f"cannot open the database {database}: {text}"
 
 
 async def upgrade(database: DatabaseAddress) -> None:

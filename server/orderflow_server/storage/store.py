@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from orderflow_server.orders.errors import OrderNotFound
+from orderflow_server.orders.errors import InvalidValue, OrderNotFound
 from orderflow_server.orders.order import Order, OrderChange, OrderQuery
 from orderflow_server.orders.ports import (
     Backlog,
@@ -36,6 +36,25 @@ from orderflow_server.storage.dialect import Dialect
 from orderflow_server.storage.engine import BatchEnded, EngineOptions, WriteEngine
 
 
+def check_text(*texts: str) -> None:
+    """Check that every database can store these texts.
+
+    It is done before a write joins a batch: a database that refuses one command of a batch makes
+    all others of it be written one by one. SQLite would accept NUL; all stores agree instead.
+
+    Raises:
+        InvalidValue: A text has a NUL or is not Unicode.
+    """
+    for text in texts:
+        if "\0" in text:
+            raise InvalidValue("a text has a NUL")
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise InvalidValue("a text is not Unicode") from error
+
+
 class EngineOrderStore:
     """Implements `OrderStore` and `Outbox` over an engine and the dialect that it writes to."""
 
@@ -49,6 +68,7 @@ class EngineOrderStore:
         return self._engine.queue_depth
 
     async def place(self, order: Order, *, lease: timedelta) -> Order:
+        check_text(order.customer_id, order.payment_token, *(item.sku for item in order.items))
         return await self._engine.submit(Place(order, lease))
 
     async def save(self, order: Order, *, lease: timedelta | None = None) -> None:
@@ -78,6 +98,8 @@ class EngineOrderStore:
         return order
 
     async def list(self, query: OrderQuery) -> Sequence[Order]:
+        if query.customer_id is not None:
+            check_text(query.customer_id)
         return await self._dialect.list(query)
 
     async def changes(self, order_id: UUID, *, after_version: int) -> Sequence[OrderChange]:

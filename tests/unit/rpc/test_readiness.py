@@ -23,6 +23,7 @@ from orderflow_client.resilience.events import BreakerChanged, BreakerState
 from orderflow_server.orders.errors import (
     DeadlineExpired,
     IllegalTransition,
+    InvalidValue,
     OrderError,
     OrderNotFound,
     RequestIdReused,
@@ -404,14 +405,16 @@ async def test_a_probe_that_says_nothing_leaves_the_next_one_to_find_out(
         assert await changed_after_s(it, serving=True) <= 3
 
 
+@pytest.mark.parametrize("error", [InvalidValue("a NUL"), RuntimeError("a row that is no order")])
 @in_virtual_time
-async def test_an_error_that_nobody_expected_is_a_failure_of_the_store() -> None:
+async def test_an_error_of_one_call_is_no_failure_of_the_store(error: Exception) -> None:
     async with world() as it:
-        it.inner.error = RuntimeError("a defect")
-        for _ in range(OPTIONS.minimum_attempts):
-            with pytest.raises(RuntimeError, match="a defect"):
+        it.inner.error = error
+        for _ in range(OPTIONS.minimum_attempts * 2):
+            with pytest.raises(type(error)):
                 await it.store.get(ID)
-        assert not it.serving()
+        assert it.serving()
+        assert it.breaker.state is BreakerState.CLOSED
 
 
 @in_virtual_time

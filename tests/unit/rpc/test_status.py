@@ -37,6 +37,7 @@ Code = grpc.StatusCode
 EXAMPLES: dict[type[BaseException], BaseException] = {
     InvalidRequest: InvalidRequest([Violation("items[0].sku", "is empty"), Violation("", "bad")]),
     MalformedRequest: MalformedRequest("not a message"),
+    errors.InvalidValue: errors.InvalidValue(SECRET),
     errors.InvalidOrder: errors.InvalidOrder("items", "there are none"),
     errors.OrderNotFound: errors.OrderNotFound(ID),
     errors.RequestIdReused: errors.RequestIdReused(request_id(1)),
@@ -99,6 +100,7 @@ def test_there_is_an_example_of_every_rule() -> None:
         (InvalidRequest, Code.INVALID_ARGUMENT, "INVALID_REQUEST", {"BadRequest"}),
         (MalformedRequest, Code.INVALID_ARGUMENT, "MALFORMED_REQUEST", {"BadRequest"}),
         (errors.InvalidOrder, Code.INVALID_ARGUMENT, "INVALID_REQUEST", {"BadRequest"}),
+        (errors.InvalidValue, Code.INVALID_ARGUMENT, "INVALID_VALUE", set()),
         (errors.OrderNotFound, Code.NOT_FOUND, "ORDER_NOT_FOUND", {"ResourceInfo"}),
         (errors.RequestIdReused, Code.ALREADY_EXISTS, "REQUEST_ID_REUSED", set()),
         (

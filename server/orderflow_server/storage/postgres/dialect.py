@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
     Collection,
     Iterable,
-    Iterator,
     Sequence,
 )
 from datetime import datetime
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 from uuid import UUID
 
 import asyncpg
@@ -28,7 +28,13 @@ from orderflow_server.storage.commands import Command
 from orderflow_server.storage.dialect import PoisonedBatch, Written
 from orderflow_server.storage.migrations import require_current_postgres, upgrade_postgres
 from orderflow_server.storage.postgres import reads
-from orderflow_server.storage.postgres.connecting import FAILURES, Connector, PostgresOptions
+from orderflow_server.storage.postgres.connecting import (
+    FAILURES,
+    Connection,
+    Connector,
+    PostgresOptions,
+    cut_off_after,
+)
 from orderflow_server.storage.postgres.listening import listen
 from orderflow_server.storage.postgres.writes import write_batch
 
@@ -47,10 +53,16 @@ class PostgresDialect:
     read makes another.
     """
 
-    def __init__(self, address: DatabaseAddress, options: PostgresOptions) -> None:
-        self._connector = Connector(address, options)
+    def __init__(
+        self,
+        address: DatabaseAddress,
+        options: PostgresOptions,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._connector = Connector(address, options, clock=clock)
         self._options = options
-        self._idle_writers: list[asyncpg.Connection] = []
+        self._idle_writers: list[Connection] = []
         self._readers: asyncpg.Pool | None = None
         self._closed = False
 
@@ -66,7 +78,8 @@ class PostgresDialect:
                 min_size=1,
                 max_size=self._options.readers,
                 reset=_nothing_to_reset,
-                **self._connector.arguments(),
+                connection_class=Connection,
+                connect=self._connect_reader,
             )
 
     async def write(self, batch: Sequence[Command[Any]]) -> Written:
@@ -76,7 +89,7 @@ class PostgresDialect:
         try:
             with (
                 self._connector.writing(),
-                _cut_off_after(self._options.statement_timeout_s, connection),
+                cut_off_after(self._options.statement_timeout_s, connection),
             ):
                 written = await write_batch(connection, batch, self._now())
         except PoisonedBatch:
@@ -117,7 +130,7 @@ class PostgresDialect:
     async def listen(
         self, on_change: Callable[[Iterable[UUID]], None], on_gap: Callable[[], None]
     ) -> None:
-        await listen(self._connector.connect, on_change, on_gap)
+        await listen(self._connector.connect, on_change, on_gap, check=self._connector.takes_writes)
 
     async def lost(self) -> str:
         await asyncio.Event().wait()
@@ -129,7 +142,7 @@ class PostgresDialect:
         self._closed = True
         while self._idle_writers:
             connection = self._idle_writers.pop()
-            with _cut_off_after(_GOODBYE_S, connection), contextlib.suppress(*FAILURES):
+            with cut_off_after(_GOODBYE_S, connection), contextlib.suppress(*FAILURES):
                 await connection.close()
         if self._readers is not None:
             try:
@@ -142,12 +155,42 @@ class PostgresDialect:
         """The time of the next statements; None: the server's own."""
         return None if self._options.now is None else self._options.now()
 
-    async def _writer(self) -> asyncpg.Connection:
+    async def _writer(self) -> Connection:
         while self._idle_writers:
             connection = self._idle_writers.pop()
-            if not connection.is_closed():
+            usable = False
+            try:
+                usable = not connection.is_closed() and await self._connector.checked(connection)
+            finally:
+                if not usable:
+                    connection.terminate()
+            if usable:
                 return connection
         return await self._connector.connect()
+
+    async def _connect_reader(self, *_args: object, **_kwargs: object) -> Connection:
+        """Connect for the pool, whose arguments are the connector's to choose."""
+        return await self._connector.connect()
+
+    @contextlib.asynccontextmanager
+    async def _reader(self, pool: asyncpg.Pool) -> AsyncIterator[Connection]:
+        """A connection of the pool, which gets it back, or makes another when it is in doubt."""
+        while True:
+            # The proxy that the pool gives passes everything on to the connection.
+            proxy = await pool.acquire()
+            connection = cast("Connection", proxy)
+            try:
+                if await self._connector.checked(connection):
+                    yield connection
+                    return
+                with contextlib.suppress(asyncpg.InterfaceError):  # It has ended already.
+                    connection.terminate()
+            finally:
+                # A statement that was cancelled is awaited there: when the request to cancel it
+                # came before the statement, it runs on. Then the connection is ended, and how is
+                # nobody's concern.
+                with contextlib.suppress(*FAILURES):
+                    await pool.release(proxy, timeout=_GOODBYE_S)
 
     async def _read(
         self,
@@ -164,39 +207,13 @@ class PostgresDialect:
         if until is not None:
             timeout_s = min(timeout_s, until.remaining_s())
         try:
-            with self._connector.failing("could not be read"):
-                async with asyncio.timeout(timeout_s), _borrowed(self._readers) as connection:
+            with self._connector.reading():
+                async with asyncio.timeout(timeout_s), self._reader(self._readers) as connection:
                     return await function(connection, *args, **kwargs)
         except StoreUnavailable as error:
             if until is not None and until.expired:
                 raise DeadlineExpired("the deadline passed during a read") from error
             raise
-
-
-@contextlib.contextmanager
-def _cut_off_after(timeout_s: float, connection: asyncpg.Connection) -> Iterator[None]:
-    """Ends the connection when the block takes longer, and with it whatever waits for an answer.
-
-    To cancel instead would be to wait for the server to agree, which it may never do.
-    """
-    timer = asyncio.get_running_loop().call_later(timeout_s, connection.terminate)
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-@contextlib.asynccontextmanager
-async def _borrowed(pool: asyncpg.Pool) -> AsyncIterator[reads.Connection]:
-    """A connection of the pool, which gets it back, or makes another when it is in doubt."""
-    connection = await pool.acquire()
-    try:
-        yield connection
-    finally:
-        # A statement that was cancelled is awaited there: when the request to cancel it came before
-        # the statement, it runs on. Then the connection is ended, and how is nobody's concern.
-        with contextlib.suppress(*FAILURES):
-            await pool.release(connection, timeout=_GOODBYE_S)
 
 
 async def _nothing_to_reset(_: object) -> None:

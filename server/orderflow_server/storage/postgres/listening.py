@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -21,11 +21,15 @@ _PROBE_INTERVAL_S = 5.0
 _MIN_REST_S = 0.05
 _MAX_REST_S = 2.0
 
+C = TypeVar("C", bound=asyncpg.Connection)
+
 
 async def listen(
-    connect: Callable[[], Awaitable[asyncpg.Connection]],
+    connect: Callable[[], Awaitable[C]],
     on_change: Callable[[Iterable[UUID]], None],
     on_gap: Callable[[], None],
+    *,
+    check: Callable[[C], Awaitable[bool]],
 ) -> None:
     """Tells of changed orders until it is cancelled; connects again as often as it must.
 
@@ -34,6 +38,8 @@ async def listen(
         on_change: Called with orders that were changed: each of their changes is told, or is one
             that happened before `on_gap` was called.
         on_gap: Called whenever listening has begun, again or for the first time.
+        check: Called every few seconds; returns whether the server still takes writes. Raises an
+            error of asyncpg or OSError when it does not answer.
     """
     failures = 0
 
@@ -52,7 +58,7 @@ async def listen(
                 await connection.add_listener(CHANNEL, heard)
                 failures = 0
                 on_gap()
-                await _until_lost(connection)
+                await _until_lost(connection, check)
             finally:
                 connection.terminate()
         except (StoreUnavailable, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
@@ -64,8 +70,8 @@ async def listen(
         await asyncio.sleep(rest_s * random.uniform(0.8, 1.2))
 
 
-async def _until_lost(connection: asyncpg.Connection) -> None:
-    """Raises an error of asyncpg or OSError when the connection does not live any more."""
+async def _until_lost(connection: C, check: Callable[[C], Awaitable[bool]]) -> None:
+    """Raise an error of asyncpg or OSError when the connection is lost, or its server demoted."""
     lost = asyncio.Event()
     connection.add_termination_listener(lambda _: lost.set())
     if connection.is_closed():  # Before it was listened for.
@@ -75,6 +81,9 @@ async def _until_lost(connection: asyncpg.Connection) -> None:
             async with asyncio.timeout(_PROBE_INTERVAL_S):
                 await lost.wait()
         except TimeoutError:
-            await connection.execute("SELECT", timeout=_PROBE_INTERVAL_S)
+            async with asyncio.timeout(_PROBE_INTERVAL_S):
+                takes_writes = await check(connection)
+            if not takes_writes:
+                raise ConnectionError("the server that is listened to takes no writes") from None
         else:
             raise ConnectionError("the connection that listens was closed")

@@ -21,7 +21,7 @@ from uuid import UUID
 
 from orderflow_client.resilience import deadline
 from orderflow_client.resilience.deadline import Deadline
-from orderflow_server.orders.errors import DeadlineExpired, StoreUnavailable
+from orderflow_server.orders.errors import DeadlineExpired, InvalidValue, StoreUnavailable
 from orderflow_server.orders.order import Order, OrderChange, OrderQuery
 from orderflow_server.orders.ports import Backlog, Clock, OutboxEvent, ParkedOrder, RefusedEvent
 from orderflow_server.storage.commands import Command
@@ -72,6 +72,9 @@ _DATA_ERRORS = (
     ValueError,  # a text that is not Unicode among them
 )
 """The command is to blame. Any other sqlite3.Error: the database, the disk or the moment is."""
+
+_INVALID_VALUES = (sqlite3.DataError, OverflowError, UnicodeEncodeError)
+"""A value that the database cannot hold, whoever chose it."""
 
 
 def _utc_now() -> datetime:
@@ -211,7 +214,9 @@ class SqliteDialect:
                 use_wal(self._writer, self._options.busy_timeout_s)
             self._remember_log(self._writer)
         except sqlite3.Error as error:
-            raise StoreUnavailable(f"the database {self._path} cannot be opened") from error
+            raise StoreUnavailable(
+                f"the database {self._path} cannot be opened: {error}"
+            ) from error
 
     def _write(self, batch: Sequence[Command[Any]]) -> Written:
         try:
@@ -220,11 +225,11 @@ class SqliteDialect:
                 self._remember_log(self._writer)
             return write_batch(self._writer, batch, self._options.now)
         except _DATA_ERRORS as error:
-            raise PoisonedBatch from error
+            raise PoisonedBatch(invalid_value=isinstance(error, _INVALID_VALUES)) from error
         except (sqlite3.Error, OSError) as error:
             self._check_in_place(error)
             self._disconnect_writer()
-            raise StoreUnavailable("the database could not write") from error
+            raise StoreUnavailable(f"the database could not write: {error}") from error
 
     def _read(
         self,
@@ -239,7 +244,13 @@ class SqliteDialect:
             connection = self._idle_readers.pop() if self._idle_readers else self._connect()
             if until is not None:
                 connection.set_progress_handler(lambda: until.expired, _STEPS_BETWEEN_LOOKS)
-            result = function(connection, *args)
+            try:
+                result = function(connection, *args)
+            except _INVALID_VALUES as error:
+                # Refused before it ran: the connection is as good as before.
+                connection.set_progress_handler(None, 0)
+                self._idle_readers.append(connection)
+                raise InvalidValue("a value cannot be searched for") from error
             if until is not None:
                 connection.set_progress_handler(None, 0)
         except (sqlite3.Error, OSError) as error:
@@ -247,7 +258,7 @@ class SqliteDialect:
             self._check_in_place(error)
             if until is not None and until.expired:
                 raise DeadlineExpired("the deadline passed during a read") from error
-            raise StoreUnavailable("the database could not be read") from error
+            raise StoreUnavailable(f"the database could not be read: {error}") from error
         self._idle_readers.append(connection)
         return result
 
