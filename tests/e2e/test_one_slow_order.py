@@ -26,7 +26,7 @@ SLOW_MS = 100
 async def test_from_one_signal_to_the_others(tmp_path: Path) -> None:
     # With this seed the gateway fails the first attempt and serves the second, slowly.
     faults = Faults(error_rate=0.5, latency_median_s=SLOW_MS / 1000 * 2)
-    async with OtlpReceiver() as collector, PaymentSimulator(seed=1, faults=faults) as gateway:
+    async with OtlpReceiver() as collector, PaymentSimulator(seed=4, faults=faults) as gateway:
         async with (
             server_process(
                 tmp_path,

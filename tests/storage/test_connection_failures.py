@@ -148,7 +148,9 @@ async def test_a_file_that_cannot_be_opened_says_why_once(tmp_path: Path) -> Non
         async with open_store_for(address):
             pass
     text = open_failure(address, failure.value)
-    assert text == f"the database {address} cannot be opened: unable to open database file"
+    assert text == (
+        f"cannot open the database {address}: the file cannot be created: No such file or directory"
+    )
 
 
 def test_a_failure_that_does_not_name_the_database_gets_its_name() -> None:

@@ -36,7 +36,7 @@ _ANOTHERS = "the file belongs to another program"
 _Identity = tuple[int, int]
 
 
-class FileLost(StoreUnavailable):
+class FileLost(Exception):
     """The file is not in its place any more: nothing may be acknowledged, and nothing mends it."""
 
 

@@ -130,6 +130,8 @@ class SqliteDialect:
         # it would wait for the interpreter lock after each of the two calls of stat.
         try:
             self._opened_file.check()
+        except FileLost as error:
+            raise StoreUnavailable(str(error)) from error
         except OSError as error:
             raise StoreUnavailable("the database's file cannot be looked at") from error
         return written
@@ -275,6 +277,9 @@ class SqliteDialect:
             for pragma in PRAGMAS:
                 connection.execute(pragma)
             file.check()
+        except FileLost as error:
+            connection.close()
+            raise StoreUnavailable(str(error)) from error
         except BaseException:
             connection.close()
             raise
@@ -291,12 +296,12 @@ class SqliteDialect:
         A new connection must not be made then: SQLite would make a new log where the file was.
 
         Raises:
-            FileLost: It does, from the cause.
+            StoreUnavailable: It does, from the cause.
         """
         try:
             self._opened_file.check()
         except FileLost as error:
-            raise error from cause
+            raise StoreUnavailable(str(error)) from cause
         except OSError:
             return
 
