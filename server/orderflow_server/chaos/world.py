@@ -22,7 +22,7 @@ from orderflow_server.payments.simulator.client import set_faults
 from orderflow_server.payments.simulator.faults import Faults
 from orderflow_server.settings import ENV_PREFIX
 
-_SERVING_TIMEOUT_S = 30.0
+_SERVING_TIMEOUT_S = 60.0
 _POLL_S = 0.05
 
 
@@ -62,7 +62,7 @@ class Server:
         """SERVING when this returns.
 
         Raises:
-            CannotStart: It ends by itself, or is not SERVING after 30 s.
+            CannotStart: It ends by itself, or is not SERVING after a minute.
         """
         await self._process.start()
         try:
