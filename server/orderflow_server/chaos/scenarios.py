@@ -461,13 +461,13 @@ _ALL = (
         name="deleted-file",
         shows="The file of a SQLite database is deleted under the server. The server notices, "
         "acknowledges no more orders and ends; started again it has a new file.",
-        duration_s=20,
+        duration_s=25,
         rate=30,
         sqlite=True,
         windows=[Window(what="file deleted", begin_s=5, end_s=10, fault=faults.file_deleted)],
         expectations=[
             Exits(code=1, noticed_within_s=1.0, within_s=8.0),
-            Recovers(within_s=5),
+            Recovers(within_s=10),
         ],
     ),
 )
