@@ -44,15 +44,13 @@ class SettledWithin(Settlement):
     Attributes:
         at_most_s: What soon means.
         percent: Of them. 100: all of them, without an exception.
-        before_s: Those count too that were placed so long before the fault.
     """
 
     at_most_s: float
     percent: int = 99
-    before_s: float = 0.0
 
     def judge(self, recording: Recording) -> Sequence[Verdict]:
-        others = recording.others(before_s=self.before_s).values()
+        others = recording.others().values()
         took_s = rank((_settling_s(order) for order in others), self.percent)
         return [
             Verdict(
@@ -91,15 +89,13 @@ class EventsWithin:
     Attributes:
         at_most_s: What soon means.
         percent: Of them. 100: all of them.
-        before_s: Those count too that were placed so long before the fault.
     """
 
     at_most_s: float
     percent: int = 99
-    before_s: float = 0.0
 
     def judge(self, recording: Recording) -> Sequence[Verdict]:
-        others = recording.others(before_s=self.before_s)
+        others = recording.others()
         delays_s = (
             recording.published.get(order_id, math.inf) - order.acknowledged_s
             for order_id, order in others.items()

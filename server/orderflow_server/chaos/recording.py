@@ -155,17 +155,13 @@ class Recording:
             max(fault.end_s for fault in self.faults),
         )
 
-    def others(self, *, before_s: float = 0.0) -> dict[str, Placed]:
-        """Return the orders that were placed during the faults and are not odd, by id.
-
-        Args:
-            before_s: Those count too that were placed so long before the faults.
-        """
+    def others(self) -> dict[str, Placed]:
+        """Return the orders that were placed during the faults and are not odd, by id."""
         begin_s, end_s = self.trouble_s
         return {
             order_id: order
             for order_id, order in self.orders.items()
-            if begin_s - before_s <= order.begun_s < end_s and not order.odd
+            if begin_s <= order.begun_s < end_s and not order.odd
         }
 
     def latencies_s(self) -> list[float]:
