@@ -418,7 +418,7 @@ _ALL = (
         expectations=[
             SuccessRate(at_least_percent=99.9),
             NoneParked(),
-            SettledWithin(at_most_s=30.0, percent=100),
+            SettledWithin(at_most_s=20.0, percent=100),
             BooksAgree(),
         ],
     ),
