@@ -80,7 +80,7 @@ _ALL = (
             AlertFires(alert="OrdersPendingTooLong", fires_within_s=25, clears_within_s=40),
             Retries(at_most=1.5),
             Amplification(at_most=1.0),
-            Ramp(counter="attempts", first_s=2, first_times=4, most_times=10),
+            Ramp(counter="attempts", first_s=2, first_times=4, most_times=18),
             BooksAgree(),
         ],
     ),
