@@ -468,13 +468,13 @@ _ALL = (
         name="deleted-file",
         shows="The file of a SQLite database is deleted under the server. The server notices, "
         "acknowledges no more orders and ends; started again it has a new file.",
-        duration_s=25,
+        duration_s=30,
         rate=30,
         sqlite=True,
         windows=[Window(what="file deleted", begin_s=5, end_s=10, fault=faults.file_deleted)],
         expectations=[
             Exits(code=1, noticed_within_s=1.0, within_s=8.0),
-            Recovers(within_s=10),
+            Recovers(within_s=12),
         ],
     ),
 )
