@@ -154,16 +154,19 @@ class PostgresProcess:
 
 
 @asynccontextmanager
-async def database(directory: Path) -> AsyncIterator[PostgresProcess]:
+async def database(
+    directory: Path, *, standby_of: PostgresProcess | None = None
+) -> AsyncIterator[PostgresProcess]:
     """Running when this yields.
 
     Args:
         directory: As for the process.
+        standby_of: As for the process.
 
     Raises:
         CannotStart: It does not start.
     """
-    made = await asyncio.to_thread(PostgresProcess, directory, {})
+    made = await asyncio.to_thread(PostgresProcess, directory, {}, standby_of=standby_of)
     try:
         await asyncio.to_thread(made.start)
         yield made

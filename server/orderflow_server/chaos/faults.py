@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from pathlib import Path
 
 import asyncpg
 
@@ -14,6 +15,12 @@ from orderflow_server.payments.simulator.client import set_faults
 from orderflow_server.payments.simulator.faults import Faults
 
 Fault = Callable[[World], AbstractAsyncContextManager[None]]
+
+_TRANSACTIONS_END_S = 0.3
+"""How long transactions that began before a server became read-only may still write."""
+_HAS_REPLAYED = "SELECT pg_last_wal_replay_lsn() >= $1::text::pg_lsn"
+_POLL_S = 0.02
+_UNLIMITED = -1
 
 _KILL_CONNECTIONS = (
     "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
@@ -54,6 +61,55 @@ async def database_down(world: World) -> AsyncIterator[None]:
     await asyncio.to_thread(world.database.stop, at_once=True)
     yield
     await asyncio.to_thread(world.database.start)
+
+
+@asynccontextmanager
+async def failover(world: World) -> AsyncIterator[None]:
+    """The standby becomes the primary, and the old one goes on, read-only; that is not mended.
+
+    No write that was acknowledged is lost: the old primary takes none any more when the standby has
+    all of them and is promoted.
+    """
+    if world.standby is None:
+        raise ValueError("scenario without a standby: nothing can be promoted")
+    old = await asyncpg.connect(world.database.url)
+    new = await asyncpg.connect(world.standby.url)
+    try:
+        await old.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+        await old.execute("SELECT pg_reload_conf()")
+        await asyncio.sleep(_TRANSACTIONS_END_S)
+        written = await old.fetchval("SELECT pg_current_wal_lsn()::text")
+        while not await new.fetchval(_HAS_REPLAYED, written):  # noqa: ASYNC110  another process
+            await asyncio.sleep(_POLL_S)
+    finally:
+        await old.close()
+        await new.close()
+    await asyncio.to_thread(world.standby.promote)
+    yield
+
+
+@asynccontextmanager
+async def file_deleted(world: World) -> AsyncIterator[None]:
+    """The database's file is deleted; mended when the servers have been started again."""
+    _delete(world.file)
+    yield
+    for server in world.servers:
+        await server.stop()
+        await server.start()
+
+
+def messages_limited(most_bytes: int) -> Fault:
+    """The stream refuses events that are larger."""
+
+    @asynccontextmanager
+    async def during(world: World) -> AsyncIterator[None]:
+        await world.nats.limit_messages(most_bytes)
+        try:
+            yield
+        finally:
+            await world.nats.limit_messages(_UNLIMITED)
+
+    return during
 
 
 @asynccontextmanager
@@ -153,3 +209,9 @@ def _meanwhile(work: Callable[[World], Coroutine[None, None, None]]) -> Fault:
                 await working
 
     return during
+
+
+def _delete(file: Path) -> None:
+    """Delete a SQLite database and what SQLite writes beside it."""
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{file}{suffix}").unlink(missing_ok=True)

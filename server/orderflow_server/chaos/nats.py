@@ -6,6 +6,7 @@ import asyncio
 import os
 from pathlib import Path
 
+from orderflow_client.event_stream import STREAM, close, connect
 from orderflow_server.chaos.processes import CannotStart, Process, program
 from orderflow_server.free_port import free_port
 
@@ -64,6 +65,17 @@ class NatsServer:
         """Kills it: nothing is said to its clients. Does nothing to one that does not run."""
         if self._process is not None:
             await self._process.kill()
+
+    async def limit_messages(self, most_bytes: int) -> None:
+        """Have the stream of events refuse larger messages, its headers included; -1: none."""
+        client = await connect([self.url], name="chaos", reconnect=False)
+        try:
+            stream = client.jetstream()
+            config = (await stream.stream_info(STREAM)).config
+            config.max_msg_size = most_bytes
+            await stream.update_stream(config)
+        finally:
+            await close(client)
 
     async def _answers(self) -> bool:
         try:

@@ -52,6 +52,11 @@ class Process:
         return self._process is not None and self._process.returncode is None
 
     @property
+    def exit_code(self) -> int | None:
+        """Return the code that it ended with, negative for a signal. None: it has not ended."""
+        return None if self._process is None else self._process.returncode
+
+    @property
     def pid(self) -> int | None:
         """None: it has not been started."""
         return None if self._process is None else self._process.pid

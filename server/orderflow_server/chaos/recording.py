@@ -40,6 +40,9 @@ class Sample:
         gateway_breaker, store_breaker: closed, half_open or open.
         attempts: On the gateway, since the server started; so are `retries`, which are among them.
         limit: Unary calls that may run at once; `in_flight` do.
+        parked: Orders that are parked, in the whole database.
+        published: Events published, since the server started; so are `refused_events`, those that
+            the stream refused for good.
     """
 
     at_s: float
@@ -50,6 +53,9 @@ class Sample:
     retries: float
     limit: float
     in_flight: float
+    parked: float = 0.0
+    published: float = 0.0
+    refused_events: float = 0.0
 
     def breaker(self, name: str) -> str:
         """The state of `gateway` or `store`."""
@@ -63,6 +69,34 @@ class FaultSeen:
     what: str
     begin_s: float
     end_s: float
+
+
+@dataclass(slots=True, kw_only=True)
+class Placed:
+    """One acknowledged order.
+
+    Attributes:
+        begun_s, acknowledged_s: When its call began and ended.
+        odd: The fault is this order's own, such as a payment token that hangs. The others should
+            not notice.
+        inline: It was settled in the answer.
+        settled_s: When it was seen to be settled. None: it was not seen.
+    """
+
+    begun_s: float
+    acknowledged_s: float
+    odd: bool = False
+    inline: bool = False
+    settled_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExitSeen:
+    """A server's process that ended; negative codes are signals."""
+
+    at_s: float
+    server: int
+    code: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +121,13 @@ class Recording:
         events: What was published against the orders. None: not done, or nothing was to be.
         alerts: In the order of time; empty when nobody looked.
         alerts_not_seen: Why nobody did. Empty: somebody did, or nothing was expected of them.
+        orders: The acknowledged orders, by id.
+        reads: GetOrder of each order as soon as it was acknowledged, where the scenario does that.
+        published: When the first event of an order was received, by the order's id, where the
+            scenario listens.
+        exits: Of the servers, in the order of time.
+        lied_to: Ids of the orders about which the gateway gave a wrong answer.
+        believed: Ids of those that were PAID on one.
     """
 
     calls: list[Call] = field(default_factory=list)
@@ -99,6 +140,12 @@ class Recording:
     events: EventsAudit | None = None
     alerts: list[AlertsSeen] = field(default_factory=list)
     alerts_not_seen: str = ""
+    orders: dict[str, Placed] = field(default_factory=dict)
+    reads: list[Call] = field(default_factory=list)
+    published: dict[str, float] = field(default_factory=dict)
+    exits: list[ExitSeen] = field(default_factory=list)
+    lied_to: frozenset[str] = frozenset()
+    believed: frozenset[str] = frozenset()
 
     @property
     def trouble_s(self) -> tuple[float, float]:
@@ -107,6 +154,15 @@ class Recording:
             min(fault.begin_s for fault in self.faults),
             max(fault.end_s for fault in self.faults),
         )
+
+    def others(self) -> dict[str, Placed]:
+        """Return the orders that were placed during the faults and are not odd, by id."""
+        begin_s, end_s = self.trouble_s
+        return {
+            order_id: order
+            for order_id, order in self.orders.items()
+            if begin_s <= order.begun_s < end_s and not order.odd
+        }
 
     def latencies_s(self) -> list[float]:
         """Of the calls that succeeded."""
@@ -142,7 +198,7 @@ class Recording:
         """By how much a counter grew, all servers together; a restarted one begins at 0 again.
 
         Args:
-            name: `attempts` or `retries`.
+            name: `attempts`, `retries`, `published` or `refused_events`.
             begin_s: From then on.
             end_s: Until then.
         """

@@ -6,7 +6,7 @@ import asyncio
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -14,13 +14,15 @@ from random import Random
 from orderflow.v1 import order_pb2
 from orderflow_client import OrderClient, OrderflowError
 from orderflow_client.client import UNSETTLED_STATES
+from orderflow_client.events import order_events
 from orderflow_server.chaos.events_audit import audit_events, published_events
 from orderflow_server.chaos.expectations import Mark, Verdict
+from orderflow_server.chaos.lies import lies
 from orderflow_server.chaos.load import Load
-from orderflow_server.chaos.processes import CannotStart
+from orderflow_server.chaos.processes import CannotStart, own_command
 from orderflow_server.chaos.prometheus import why_not
 from orderflow_server.chaos.recording import FaultSeen, Recording, percentile
-from orderflow_server.chaos.sampling import INTERVAL_S, sample_servers
+from orderflow_server.chaos.sampling import INTERVAL_S, sample_servers, watch_exits
 from orderflow_server.chaos.scenario import Scenario, Window, load_at
 from orderflow_server.chaos.world import World, world
 from orderflow_server.orders.money import Money
@@ -128,6 +130,9 @@ async def run(
                     events=scenario.expects_events,
                     alerts=bool(scenario.alerts) and not recording.alerts_not_seen,
                     without=without,
+                    with_standby=scenario.with_standby,
+                    sqlite=scenario.sqlite,
+                    clocks_ahead_s=scenario.clocks_ahead_s,
                 ) as it,
                 OrderClient(it.target) as client,
             ):
@@ -163,18 +168,29 @@ async def _run(
 
     progress.clock, progress.phase = clock, "placing"
     windows = scenario.schedule(random)
-    load = Load(client, recording, random=random, clock=clock)
-    async with _watched(it, recording, clock):
+    load = Load(
+        client,
+        recording,
+        random=random,
+        clock=clock,
+        follow=scenario.follows_orders,
+        read_back=scenario.reads_back,
+    )
+    async with _watched(it, recording, clock, listen=scenario.listens):
         async with asyncio.TaskGroup() as group:
             for window in windows:
-                group.create_task(_break(window, it, progress))
+                group.create_task(_break(window, it, progress, load))
             await load.run(
                 rate_at=lambda at_s: scenario.rate * load_at(windows, at_s),
                 duration_s=scenario.duration_s,
             )
+        if scenario.expects_lies:
+            await _look_at_lies(it, client, recording)
+            await _release(it)
         progress.phase = "settling"
         with suppress(TimeoutError):  # The audit tells which have not.
             await _until_settled(client)
+        await load.stop_following()
         with suppress(TimeoutError):  # And the recording, which do not.
             await _until_cleared(scenario.alerts, recording)
         await asyncio.sleep(_AFTERWARDS_S)
@@ -189,17 +205,26 @@ async def _run(
             ledger=await fetch_ledger(it.gateway),
         )
         if scenario.expects_events:
-            versions = {order.id: order.version for order in orders}
+            odd = {order_id for order_id, order in recording.orders.items() if order.odd}
+            versions = {order.id: order.version for order in orders if order.id not in odd}
+            seen = await published_events(it.nats.url, wanted=sum(versions.values()))
             recording.events = audit_events(
                 versions=versions,
-                seen=await published_events(it.nats.url, wanted=sum(versions.values())),
+                seen={order_id: came for order_id, came in seen.items() if order_id not in odd},
             )
 
 
 @asynccontextmanager
-async def _watched(it: World, recording: Recording, clock: Clock) -> AsyncIterator[None]:
+async def _watched(
+    it: World, recording: Recording, clock: Clock, *, listen: bool
+) -> AsyncIterator[None]:
     """What servers and alerts say is written down meanwhile."""
-    watching = [asyncio.create_task(sample_servers(it.servers, recording, clock=clock))]
+    watching = [
+        asyncio.create_task(sample_servers(it.servers, recording, clock=clock)),
+        asyncio.create_task(watch_exits(it.servers, recording, clock=clock)),
+    ]
+    if listen:
+        watching.append(asyncio.create_task(_listen(it.nats.url, recording, clock)))
     if it.prometheus is not None:
         watching.append(asyncio.create_task(it.prometheus.watch(recording, clock=clock)))
     try:
@@ -240,7 +265,34 @@ async def _warm_up(client: OrderClient, random: Random) -> list[str]:
     return load.acknowledged
 
 
-async def _break(window: Window, it: World, progress: Progress) -> None:
+async def _listen(url: str, recording: Recording, clock: Clock) -> None:
+    """Write down when the first event of each order comes, until it is cancelled."""
+    async with aclosing(order_events([url])) as events:
+        async for event in events:
+            recording.published.setdefault(event.order.id, clock())
+
+
+async def _look_at_lies(it: World, client: OrderClient, recording: Recording) -> None:
+    """Find the orders that the gateway lied about, and those of them that are PAID for it."""
+    told = list(lies(it.gateway_log))
+    recording.lied_to = frozenset(order_id for order_id, _ in told)
+    for order_id in recording.lied_to & recording.orders.keys():
+        recording.orders[order_id].odd = True
+    readable = {order_id for order_id, can_be_read in told if can_be_read}
+    paid = client.list_orders(states=[order_pb2.ORDER_STATE_PAID], page_size=1000)
+    recording.believed = frozenset([order.id async for order in paid if order.id in readable])
+
+
+async def _release(it: World) -> None:
+    """Release all parked orders, as an operator does. The audit tells when that did not work."""
+    command = own_command("release", "--all", "--database", it.database_setting)
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+    )
+    await process.wait()
+
+
+async def _break(window: Window, it: World, progress: Progress, load: Load) -> None:
     """Has the fault there for as long as the window says."""
     clock = progress.clock
     await asyncio.sleep(max(0.0, window.begin_s - clock()))
@@ -249,7 +301,9 @@ async def _break(window: Window, it: World, progress: Progress) -> None:
     if window.fault is None:
         await asyncio.sleep(max(0.0, window.end_s - clock()))
     else:
-        async with window.fault(it):
+        async with asyncio.TaskGroup() as customers, window.fault(it):
+            if window.odd is not None:
+                customers.create_task(load.place_odd(window.odd))
             await asyncio.sleep(max(0.0, window.end_s - clock()))
     del progress.broken[window.what]
     progress.recording.faults.append(FaultSeen(what=window.what, begin_s=begin_s, end_s=clock()))

@@ -8,18 +8,22 @@ from collections.abc import Callable, Sequence
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
-from orderflow_server.chaos.recording import Recording, Sample
+from orderflow_server.chaos.recording import ExitSeen, Recording, Sample
 from orderflow_server.chaos.world import Server
 
 INTERVAL_S = 0.25
+_EXITS_INTERVAL_S = 0.02
 _GATEWAY = "orderflow.payments.v1.PaymentGateway"
-_WANTED = (
-    "orderflow_breaker_state",
-    "grpc_client_attempts_total",
-    "orderflow_retries_total",
-    "orderflow_limiter_limit",
-    "orderflow_limiter_in_flight",
-)
+_BREAKER = "orderflow_breaker_state"
+_PLAIN = {
+    "orderflow_orders_parked": "parked",
+    "orderflow_events_published_total": "published",
+    "orderflow_events_refused_total": "refused_events",
+}
+"""Metrics, and where a sample has the sum of their values."""
+_OF_GATEWAY = {"grpc_client_attempts_total": "attempts", "orderflow_retries_total": "retries"}
+_OF_CALLS = {"orderflow_limiter_limit": "limit", "orderflow_limiter_in_flight": "in_flight"}
+_WANTED = (_BREAKER, *_PLAIN, *_OF_GATEWAY, *_OF_CALLS)
 
 
 async def sample_servers(
@@ -30,6 +34,21 @@ async def sample_servers(
     async with aiohttp.ClientSession(timeout=timeout) as session, asyncio.TaskGroup() as group:
         for server in servers:
             group.create_task(_sample(server, recording, session, clock))
+
+
+async def watch_exits(
+    servers: Sequence[Server], recording: Recording, *, clock: Callable[[], float]
+) -> None:
+    """Write down each end of a server's process, until it is cancelled."""
+    before: dict[int, int | None] = {}
+    while True:
+        for server in servers:
+            code = server.exit_code
+            if code is not None and before.get(server.number) is None:
+                seen = ExitSeen(at_s=clock(), server=server.number, code=code)
+                recording.exits.append(seen)
+            before[server.number] = code
+        await asyncio.sleep(_EXITS_INTERVAL_S)
 
 
 async def _sample(
@@ -58,32 +77,26 @@ def read_sample(text: str, *, at_s: float, server: int) -> Sample:
         server: Whose.
     """
     states = {"gateway": "closed", "store": "closed"}
-    attempts = retries = limit = in_flight = 0.0
+    numbers = dict.fromkeys({*_PLAIN.values(), *_OF_GATEWAY.values(), *_OF_CALLS.values()}, 0.0)
     # Most lines are others, and to parse takes longer than to look.
     lines = "".join(f"{line}\n" for line in text.splitlines() if line.startswith(_WANTED))
     for family in text_string_to_metric_families(lines):
         for found in family.samples:
             labels = found.labels
-            of_gateway = labels.get("grpc_service") == _GATEWAY
-            of_calls = labels.get("limiter") == "calls"
-            if found.name == "orderflow_breaker_state" and found.value:
+            if found.name == _BREAKER and found.value:
                 which = "store" if labels["breaker"] == "store" else "gateway"
                 states[which] = labels["state"]
-            elif found.name == "grpc_client_attempts_total" and of_gateway:
-                attempts += found.value
-            elif found.name == "orderflow_retries_total" and of_gateway:
-                retries += found.value
-            elif found.name == "orderflow_limiter_limit" and of_calls:
-                limit = found.value
-            elif found.name == "orderflow_limiter_in_flight" and of_calls:
-                in_flight = found.value
+            name = _PLAIN.get(found.name)
+            if labels.get("grpc_service") == _GATEWAY:
+                name = _OF_GATEWAY.get(found.name)
+            elif labels.get("limiter") == "calls":
+                name = _OF_CALLS.get(found.name)
+            if name is not None:
+                numbers[name] += found.value
     return Sample(
         at_s=at_s,
         server=server,
         gateway_breaker=states["gateway"],
         store_breaker=states["store"],
-        attempts=attempts,
-        retries=retries,
-        limit=limit,
-        in_flight=in_flight,
+        **numbers,
     )

@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 
+from orderflow_server.chaos.contained import NoneBelieved
 from orderflow_server.chaos.expectations import AlertFires, EventsAgree, Expectation, Verdict
 from orderflow_server.chaos.faults import Fault
+from orderflow_server.chaos.load import OddOrders
+from orderflow_server.chaos.others import EventsWithin, FoundAtOnce, Settlement
 from orderflow_server.chaos.recording import Recording
 from orderflow_server.payments.simulator.faults import Faults
 
@@ -26,6 +29,7 @@ class Window:
         begin_s, end_s: Since the load began.
         fault: Broken within it, mended after it. None: only the load changes.
         load: By how much the load is multiplied meanwhile.
+        odd: Orders that are placed as soon as the fault is there.
     """
 
     what: str
@@ -33,6 +37,7 @@ class Window:
     end_s: float
     fault: Fault | None = None
     load: float = 1.0
+    odd: OddOrders | None = None
 
     def later(self, by_s: float) -> Window:
         return replace(self, begin_s=self.begin_s + by_s, end_s=self.end_s + by_s)
@@ -53,6 +58,9 @@ class Scenario:
         gateway: What is usual at the gateway.
         settings: Of the servers, by the names of their variables in the environment.
         through_proxy: The servers reach the database through a proxy, which faults may use.
+        with_standby: A second PostgreSQL follows the first, and the servers know both.
+        sqlite: The database is a file.
+        clocks_ahead_s: How much the wall clocks of servers are ahead, by the servers' numbers.
     """
 
     name: str
@@ -65,6 +73,9 @@ class Scenario:
     gateway: Faults = USUAL
     settings: Mapping[str, str] = field(default_factory=dict)
     through_proxy: bool = False
+    with_standby: bool = False
+    sqlite: bool = False
+    clocks_ahead_s: Mapping[int, float] = field(default_factory=dict)
 
     def schedule(self, random: Random) -> list[Window]:
         """The windows of one run."""
@@ -80,7 +91,30 @@ class Scenario:
     @property
     def expects_events(self) -> bool:
         """The servers are to publish events."""
-        return any(isinstance(expected, EventsAgree) for expected in self.expectations)
+        return self._expects(EventsAgree, EventsWithin)
+
+    @property
+    def follows_orders(self) -> bool:
+        """Each order is watched until it is settled."""
+        return self._expects(Settlement)
+
+    @property
+    def listens(self) -> bool:
+        """The events are received while the scenario runs."""
+        return self._expects(EventsWithin)
+
+    @property
+    def reads_back(self) -> bool:
+        """Each order is read as soon as it is acknowledged."""
+        return self._expects(FoundAtOnce)
+
+    @property
+    def expects_lies(self) -> bool:
+        """The gateway's wrong answers are looked at, and what was parked is released at the end."""
+        return self._expects(NoneBelieved)
+
+    def _expects(self, *kinds: type[object]) -> bool:
+        return any(isinstance(expected, kinds) for expected in self.expectations)
 
     def judge(self, recording: Recording) -> list[Verdict]:
         return [

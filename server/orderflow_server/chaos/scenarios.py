@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from orderflow_server.chaos import faults
+from orderflow_server.chaos.contained import EventsSetAside, Exits, NoneBelieved, NoneParked
 from orderflow_server.chaos.expectations import (
     AlertFires,
     Amplification,
@@ -20,8 +21,19 @@ from orderflow_server.chaos.expectations import (
     Retries,
     SuccessRate,
 )
+from orderflow_server.chaos.load import OddOrders
+from orderflow_server.chaos.others import (
+    EventsWithin,
+    FoundAtOnce,
+    OddSettle,
+    SettledInline,
+    SettledWithin,
+)
+from orderflow_server.chaos.ramps import Ramp
 from orderflow_server.chaos.scenario import USUAL, Scenario, Window
 from orderflow_server.payments.simulator.faults import Faults
+
+_HANGS = "tok_hangs"
 
 _ALL = (
     Scenario(
@@ -68,6 +80,7 @@ _ALL = (
             AlertFires(alert="OrdersPendingTooLong", fires_within_s=25, clears_within_s=40),
             Retries(at_most=1.5),
             Amplification(at_most=1.0),
+            Ramp(counter="attempts", first_s=2, first_times=4, most_times=18),
             BooksAgree(),
         ],
     ),
@@ -235,6 +248,7 @@ _ALL = (
             SuccessRate(at_least_percent=99.9),
             Latency(p99_at_most_s=2.0),
             AlertFires(alert="OutboxLagging", fires_within_s=10, clears_within_s=12),
+            Ramp(counter="published", first_s=2, first_times=4, most_times=10),
             BooksAgree(),
             EventsAgree(),
         ],
@@ -297,6 +311,170 @@ _ALL = (
             # With its retries, for which the client obeys the server's pushback.
             Latency(p99_at_most_s=6.0),
             BooksAgree(),
+        ],
+    ),
+    Scenario(
+        name="poison-event",
+        shows="The stream refuses the events of a few orders, which are too large for it. They are "
+        "set aside at once, and the events of all other orders are published as usual.",
+        duration_s=20,
+        rate=30,
+        windows=[
+            Window(
+                what="large events refused",
+                begin_s=4,
+                end_s=15,
+                fault=faults.messages_limited(4096),
+                odd=OddOrders(count=3, every_s=0.5, large=True),
+            )
+        ],
+        expectations=[
+            SuccessRate(at_least_percent=99.9),
+            EventsWithin(at_most_s=2.0),
+            EventsSetAside(),
+            BooksAgree(),
+            EventsAgree(),
+        ],
+    ),
+    Scenario(
+        name="hanging-orders",
+        shows="The charges of 25 orders never answer. The 2 orders a second that are placed "
+        "alongside are paid in their answers; the 25 are paid once their charges answer.",
+        duration_s=30,
+        rate=2,
+        windows=[
+            Window(
+                what="25 charges hang",
+                begin_s=4,
+                end_s=28,
+                fault=faults.gateway(replace(USUAL, hanging_token=_HANGS)),
+                odd=OddOrders(count=25, payment_token=_HANGS),
+            )
+        ],
+        expectations=[
+            SuccessRate(at_least_percent=99.9),
+            SettledInline(at_least_percent=99),
+            SettledWithin(at_most_s=2.0),
+            OddSettle(within_s=60),
+            BooksAgree(),
+        ],
+    ),
+    Scenario(
+        name="lying-gateway",
+        shows="A fifth of the gateway's answers are wrong: another key, amount, currency or state, "
+        "or bytes that nobody can read. The orders concerned are parked until an operator releases "
+        "them, and all others are paid as usual.",
+        duration_s=18,
+        rate=20,
+        windows=[
+            Window(
+                what="20 % of gateway answers wrong",
+                begin_s=4,
+                end_s=12,
+                fault=faults.gateway(replace(USUAL, lie_rate=0.2)),
+            )
+        ],
+        expectations=[
+            SuccessRate(at_least_percent=99.9),
+            SettledWithin(at_most_s=2.0),
+            NoneBelieved(),
+            BooksAgree(),
+        ],
+    ),
+    Scenario(
+        name="slow-gateway",
+        shows="The gateway takes 1.2 s for every answer, longer than an attempt may, and charges "
+        "all the same. Orders are not paid in their answers, and all of them soon after.",
+        duration_s=30,
+        rate=5,
+        windows=[
+            Window(
+                what="gateway takes 1.2 s",
+                begin_s=4,
+                end_s=29,
+                fault=faults.gateway(replace(USUAL, latency_median_s=1.2, latency_sigma=0)),
+            )
+        ],
+        expectations=[
+            SuccessRate(at_least_percent=99.9),
+            SettledWithin(at_most_s=15.0, percent=100),
+            BooksAgree(),
+        ],
+    ),
+    Scenario(
+        name="refusing-gateway",
+        shows="The gateway refuses every call for 5 s as one that it does not have. No order is "
+        "parked for that, and all are paid soon after.",
+        duration_s=25,
+        rate=30,
+        windows=[
+            Window(
+                what="gateway refuses every call",
+                begin_s=4,
+                end_s=9,
+                fault=faults.gateway(replace(USUAL, refuse_code="UNIMPLEMENTED")),
+            )
+        ],
+        expectations=[
+            SuccessRate(at_least_percent=99.9),
+            NoneParked(),
+            SettledWithin(at_most_s=20.0, percent=100),
+            BooksAgree(),
+        ],
+    ),
+    Scenario(
+        name="clock-ahead",
+        shows="The wall clock of one of two servers is a day ahead, and the server is killed while "
+        "it holds orders and the lease of the relay. The other server takes both over as if the "
+        "clock had been right.",
+        duration_s=30,
+        rate=30,
+        servers=2,
+        clocks_ahead_s={2: 86_400.0},
+        windows=[
+            # Orders await payment when the server is killed, those of the clock ahead among them.
+            Window(
+                what="gateway down",
+                begin_s=4,
+                end_s=9,
+                fault=faults.gateway(Faults(outage=True)),
+            ),
+            Window(what="server 2 killed", begin_s=9.6, end_s=28, fault=faults.server_killed(2)),
+        ],
+        expectations=[
+            SuccessRate(at_least_percent=99),
+            SettledWithin(at_most_s=22.0, percent=100),
+            EventsWithin(at_most_s=10.0, percent=100),
+            BooksAgree(),
+            EventsAgree(),
+        ],
+    ),
+    Scenario(
+        name="failover",
+        shows="The standby of PostgreSQL becomes the primary, and the old primary stays up and is "
+        "read-only. Writers and readers follow: each new order is found at once.",
+        duration_s=28,
+        rate=30,
+        servers=2,
+        with_standby=True,
+        windows=[Window(what="failover", begin_s=5, end_s=7, fault=faults.failover)],
+        expectations=[
+            FoundAtOnce(),
+            Recovers(within_s=10),
+            BooksAgree(),
+        ],
+    ),
+    Scenario(
+        name="deleted-file",
+        shows="The file of a SQLite database is deleted under the server. The server notices, "
+        "acknowledges no more orders and ends; started again it has a new file.",
+        duration_s=30,
+        rate=30,
+        sqlite=True,
+        windows=[Window(what="file deleted", begin_s=5, end_s=10, fault=faults.file_deleted)],
+        expectations=[
+            Exits(code=1, noticed_within_s=1.0, within_s=8.0),
+            Recovers(within_s=12),
         ],
     ),
 )

@@ -22,7 +22,7 @@ from orderflow_server.payments.simulator.client import set_faults
 from orderflow_server.payments.simulator.faults import Faults
 from orderflow_server.settings import ENV_PREFIX
 
-_SERVING_TIMEOUT_S = 30.0
+_SERVING_TIMEOUT_S = 60.0
 _POLL_S = 0.05
 
 
@@ -34,14 +34,23 @@ class Server:
         without: A policy to take from it, as in `victim`. Empty: none.
         settings: Variables of the environment.
         directory: For its log.
+        clock_ahead_s: How much its wall clock is ahead of the right time.
     """
 
     def __init__(
-        self, number: int, *, without: str, settings: Mapping[str, str], directory: Path
+        self,
+        number: int,
+        *,
+        without: str,
+        settings: Mapping[str, str],
+        directory: Path,
+        clock_ahead_s: float = 0.0,
     ) -> None:
         self.number = number
         self.address, self.ops_address = (f"127.0.0.1:{free_port()}" for _ in range(2))
         sabotage = ["--without", without] if without else []
+        if clock_ahead_s:
+            sabotage += ["--clock-ahead", str(clock_ahead_s)]
         own = {"ADDRESS": self.address, "OPS_ADDRESS": self.ops_address, "LOG_LEVEL": "warning"}
         self._process = Process(
             [sys.executable, "-m", "orderflow_server.chaos.victim", *sabotage, "serve"],
@@ -53,7 +62,7 @@ class Server:
         """SERVING when this returns.
 
         Raises:
-            CannotStart: It ends by itself, or is not SERVING after 30 s.
+            CannotStart: It ends by itself, or is not SERVING after a minute.
         """
         await self._process.start()
         try:
@@ -64,6 +73,11 @@ class Server:
                     await asyncio.sleep(_POLL_S)
         except TimeoutError as error:
             raise self._failed("does not serve") from error
+
+    @property
+    def exit_code(self) -> int | None:
+        """Return the code that its process ended with. None: it runs, or never did."""
+        return self._process.exit_code
 
     async def kill(self) -> None:
         await self._process.kill()
@@ -89,6 +103,10 @@ class World:
         network: What the servers reach the database through, where the scenario says so.
         nats: What they publish to, where events are expected; elsewhere it does not run.
         prometheus: What looks at the servers, where alerts are to be seen.
+        standby: Follows the database, where the scenario asks for one.
+        file: The servers' database where that is SQLite.
+        gateway_log: What the payment simulator writes, one JSON object a line.
+        database_setting: The servers' own.
     """
 
     gateway: str
@@ -98,6 +116,10 @@ class World:
     network: Network
     nats: NatsServer
     prometheus: Prometheus | None
+    standby: PostgresProcess | None
+    file: Path
+    gateway_log: Path
+    database_setting: str
 
     @property
     def target(self) -> str:
@@ -117,6 +139,9 @@ async def world(
     events: bool,
     alerts: bool,
     without: str,
+    with_standby: bool = False,
+    sqlite: bool = False,
+    clocks_ahead_s: Mapping[int, float] = {},
 ) -> AsyncIterator[World]:
     """SERVING when this yields; nothing is left of it afterwards.
 
@@ -130,34 +155,60 @@ async def world(
         events: The servers publish events to NATS.
         alerts: Prometheus looks at the servers.
         without: A policy to take from the servers. Empty: none.
+        with_standby: A second PostgreSQL follows the first; the servers know both.
+        sqlite: The servers' database is a file.
+        clocks_ahead_s: How much the wall clocks of servers are ahead, by their numbers.
 
     Raises:
         CannotStart: Some part is missing or does not start.
     """
     gateway = f"127.0.0.1:{free_port()}"
+    gateway_log = directory / "gateway.log"
+    file = directory / "orders.db"
     async with AsyncExitStack() as stack:
         postgres = await stack.enter_async_context(database(directory / "postgres"))
+        standby = None
+        if with_standby:
+            standby = await stack.enter_async_context(
+                database(directory / "standby", standby_of=postgres)
+            )
         network = await stack.enter_async_context(Network(postgres.port).serving())
         nats = NatsServer(directory)
         if events:
             stack.push_async_callback(nats.stop)
             await nats.start()
         simulator = Process(
-            own_command("gateway", "--port", gateway.rpartition(":")[2], "--seed", str(seed)),
-            log=directory / "gateway.log",
+            own_command(
+                *("gateway", "--port", gateway.rpartition(":")[2], "--seed", str(seed)),
+                *("--log-format", "json"),
+            ),
+            log=gateway_log,
             environment=_environment({}),
         )
         stack.push_async_callback(simulator.stop)
         await simulator.start()
         port = network.port if through_proxy else postgres.port
+        hosts = ",".join(
+            f"127.0.0.1:{each}" for each in (port, *([standby.port] if standby is not None else []))
+        )
+        url = f"postgresql://postgres@{hosts}/postgres"
+        if standby is not None:
+            url += "?target_session_attrs=read-write"
+        database_setting = str(file) if sqlite else url
         its = {
-            "DATABASE": f"postgresql://postgres@127.0.0.1:{port}/postgres",
+            "DATABASE": database_setting,
             "GATEWAY": gateway,
             **({"NATS": nats.url} if events else {}),
             **settings,
         }
         all_servers = [
-            Server(number, without=without, settings=its, directory=directory)
+            Server(
+                number,
+                without=without,
+                settings=its,
+                directory=directory,
+                clock_ahead_s=clocks_ahead_s.get(number, 0.0),
+            )
             for number in range(1, servers + 1)
         ]
         looks = None
@@ -181,6 +232,10 @@ async def world(
             network=network,
             nats=nats,
             prometheus=looks,
+            standby=standby,
+            file=file,
+            gateway_log=gateway_log,
+            database_setting=database_setting,
         )
 
 

@@ -20,6 +20,10 @@ orderflow_limiter_limit{limiter="calls"} 200.0
 orderflow_limiter_limit{limiter="streams"} 1000.0
 orderflow_limiter_in_flight{limiter="calls"} 3.0
 orderflow_limiter_in_flight{limiter="streams"} 7.0
+orderflow_orders_parked 4.0
+orderflow_events_published_total 60.0
+orderflow_events_refused_total{reason="too_large"} 2.0
+orderflow_events_refused_total{reason="refused"} 1.0
 process_open_fds 28.0
 """
 
@@ -34,4 +38,7 @@ def test_a_sample_is_read_from_the_metrics_of_a_server() -> None:
         retries=1.0,
         limit=200.0,
         in_flight=3.0,
+        parked=4.0,
+        published=60.0,
+        refused_events=3.0,
     )

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Never, TypeVar
 
 import grpc
+import structlog
 from google.protobuf.message import Message
 from grpc.aio import ServicerContext
 
@@ -40,6 +41,8 @@ _Response = TypeVar(
     payment_gateway_pb2.VoidResponse,
     payment_gateway_pb2.GetPaymentResponse,
 )
+
+_log = structlog.get_logger(__name__)
 
 DECLINE_REASON = "simulated: card declined"
 
@@ -114,6 +117,7 @@ class PaymentGatewayServicer(payment_gateway_pb2_grpc.PaymentGatewayServicer):
         answer = response()
         write_payment(answer.payment, payment)
         if fate.lie is not None:
+            _log.warning("answer is a lie", reference=payment.reference, lie=fate.lie.value)
             return told(answer, fate.lie)  # type: ignore[return-value]  # bytes: see BytesAllowed
         return answer
 
