@@ -18,6 +18,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from orderflow_client.channel import open_channel
 from orderflow_client.resilience.breaker import Breaker
 from orderflow_client.resilience.deadline import Deadline
+from orderflow_client.resilience.ramp import RecoveryRamp
 from orderflow_server.admission import admission_limits
 from orderflow_server.background import background, look_for_changes
 from orderflow_server.events.changes import ChangeHub
@@ -33,7 +34,6 @@ from orderflow_server.payments.gateway import BREAKER as GATEWAY_BREAKER
 from orderflow_server.payments.gateway import CONTRACT as GATEWAY_CONTRACT
 from orderflow_server.payments.gateway import GrpcPaymentGateway
 from orderflow_server.payments.pause import GatewayPause
-from orderflow_server.payments.ramp import RecoveryRamp
 from orderflow_server.payments.refusals import RefusalWatch
 from orderflow_server.payments.settlement import (
     OrderSettled,

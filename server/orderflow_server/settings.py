@@ -119,7 +119,7 @@ class Settings(BaseSettings):
         "seconds. Longer than inline_payment_s, so that a slow gateway is waited for.",
     )
     worker_recovery_per_s: float = Field(
-        500.0,
+        250.0,
         ge=1,
         description="The most orders a second that the background worker settles after the "
         "gateway was away. It begins with the usual rate and grows to this.",

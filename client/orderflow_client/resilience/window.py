@@ -27,16 +27,16 @@ class SlidingCount:
         self._tick = self._now()
         self._ends_s = (self._tick + 1) * self._bucket_s
 
-    def add(self, *, marked: bool = False) -> None:
+    def add(self, count: int = 1, *, marked: bool = False) -> None:
         # Not by `_advance`, which most of the many additions need not do.
         if self._clock() >= self._ends_s:
             self._advance()
         place = self._tick % len(self._all)
-        self._all[place] += 1
-        self._total += 1
+        self._all[place] += count
+        self._total += count
         if marked:
-            self._marked[place] += 1
-            self._total_marked += 1
+            self._marked[place] += count
+            self._total_marked += count
 
     def counts(self) -> tuple[int, int]:
         """How many there were, and how many of these were marked."""

@@ -80,7 +80,7 @@ _ALL = (
             AlertFires(alert="OrdersPendingTooLong", fires_within_s=25, clears_within_s=40),
             Retries(at_most=1.5),
             Amplification(at_most=1.0),
-            Ramp(counter="attempts", first_s=2, first_times=4, most_times=18),
+            Ramp(counter="attempts", first_s=2, first_times=4, most_times=10),
             BooksAgree(),
         ],
     ),
@@ -106,8 +106,9 @@ _ALL = (
     ),
     Scenario(
         name="gateway-slow",
-        shows="The gateway takes 2 s where it took 5 ms, longer than an attempt may. That counts "
-        "as a failure: the breaker opens, and callers stop waiting for it.",
+        shows="The gateway takes 2 s where it took 5 ms, longer than an attempt of a caller may. "
+        "Callers are answered after that second. The worker waits longer and gets its answers, so "
+        "the gateway is not down and its breaker stays closed.",
         duration_s=30,
         windows=[
             Window(
@@ -119,8 +120,8 @@ _ALL = (
         ],
         expectations=[
             SuccessRate(at_least_percent=99.9),
-            Latency(p99_at_most_s=4.5),
-            BreakerOpensAndCloses(breaker="gateway", opened_within_s=8, closed_within_s=25),
+            Latency(p99_at_most_s=3.0),
+            BreakerStaysClosed(breaker="gateway"),
             Retries(at_most=1.5),
             BooksAgree(),
         ],

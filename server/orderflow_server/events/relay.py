@@ -14,6 +14,7 @@ from uuid import UUID
 import structlog
 
 from orderflow_client.resilience.deadline import MonotonicClock
+from orderflow_client.resilience.ramp import RecoveryRamp
 from orderflow_client.resilience.retry import RetryPolicy
 from orderflow_server.events.ports import (
     EventNotPublished,
@@ -32,8 +33,8 @@ LEASE = "outbox relay"
 _GATHER_S = 0.02
 """How long events gather after a batch that was not full: batches cost, whatever their size."""
 
-_FIRST_BATCH = 10
-"""Maximum number of orders in the first batch after a failure."""
+_PROBE_BATCH = 10
+"""Maximum number of events in a batch while NATS is considered away."""
 
 _MAX_BACKING_OFF = 1000
 """Maximum number of orders that back off by themselves; they are kept in memory."""
@@ -120,7 +121,8 @@ class OutboxRelay:
 
     A refused event is set aside, and one that fails or hangs while others succeed backs off: either
     holds up later events of its own order only. NATS is considered away when none of a batch
-    succeeds; then all wait, ever longer, and the first batches after that are small.
+    succeeds; then all wait, ever longer. After that the rate of events grows from what it was
+    before, see `RecoveryRamp`.
 
     The lease saves work and duplicates, no more: should a relay that was stopped for longer than
     its lease go on beside its successor, each still publishes every order's events in order, and
@@ -157,7 +159,7 @@ class OutboxRelay:
         self._leads_until_s: float | None = None
         self._in_progress: dict[UUID, asyncio.Task[_Outcome]] = {}
         self._backing_off: dict[UUID, _BackingOff] = {}
-        self._limit = options.batch
+        self._ramp = RecoveryRamp(clock=clock)
         self._failures = 0  # Failed turns since events were last published.
         self._turns = 0
         self._published_in = 0  # The turn in which events were last published.
@@ -218,8 +220,8 @@ class OutboxRelay:
             except Exception as error:  # noqa: BLE001  a loop that ended would publish no more
                 if not self._failures:  # One line per streak: an outage must not flood the log.
                     _log.warning("events cannot be published", exc_info=error)
+                    self._ramp.interrupted()
                 self._failures += 1
-                self._limit = min(_FIRST_BATCH, self._options.batch)
                 # Not ended by a wake: new events are no reason to try sooner.
                 await self._rest(_Rest(next(backoffs_s), self._stopping))
                 if self._stopping.is_set():
@@ -229,6 +231,7 @@ class OutboxRelay:
         if self._failures:
             _log.info("events are published again", failures=self._failures)
             self._failures = 0
+            self._ramp.resumed()
 
     async def _turn(self) -> _Rest | None:
         """Publishes one batch, if this relay leads. Returns how to rest after it; None: not at all.
@@ -250,23 +253,40 @@ class OutboxRelay:
             # Another relay may have a way to where this one has none.
             await self._give_up_lead()
             raise
-        now_s = self._clock()
-        without = {each for each, waits in self._backing_off.items() if waits.until_s > now_s}
-        without.update(self._in_progress)
-        room = max(0, self._limit - len(self._in_progress))
-        events = await self._outbox.unpublished(limit=room, without=without) if room else []
+        limit = min(_PROBE_BATCH, options.batch) if self._failures else options.batch
+        free = max(0, limit - len(self._in_progress))
+        room = self._ramp.take(free)
+        if room < min(free, 1):
+            await self._collect()
+            return _Rest(self._ramp.rest_s, self._stopping)
+        events = await self._read(room) if room else []
+        self._ramp.started(len(events))
+        if len(events) < room:
+            self._ramp.ends()
         left_s = max(leads_until_s - self._clock(), 0.0)
         started = [self._start(of_one, timeout_s=left_s) for of_one in _by_order(events)]
         if started:
             _, slow = await asyncio.wait(started, timeout=options.patience_s)
             for task in slow:
                 task.add_done_callback(lambda _: self.wake())
-        elif not without:
+        elif not self._backing_off and not self._in_progress:
             self._recovered()
         await self._collect()
         if not events:
             return _Rest(options.poll_interval_s, self._woken)
         return None if len(events) == room else _Rest(_GATHER_S, self._stopping)
+
+    async def _read(self, limit: int) -> Sequence[OutboxEvent]:
+        """Read the oldest events of orders that are neither in progress nor back off."""
+        now_s = self._clock()
+        without = {each for each, waits in self._backing_off.items() if waits.until_s > now_s}
+        without.update(self._in_progress)
+        if self._failures:
+            # Whether NATS is back, an order that has not failed yet shows best.
+            fresh = without.union(self._backing_off)
+            if events := await self._outbox.unpublished(limit=limit, without=fresh):
+                return events
+        return await self._outbox.unpublished(limit=limit, without=without)
 
     async def _lead(self) -> float | None:
         """Return until when this relay leads, for half a lease at least; None: it does not.
@@ -337,11 +357,10 @@ class OutboxRelay:
             await self._outbox.mark_published(published)
         if refusals:
             await self._set_aside(refusals)
+        self._ramp.answered(len(published))
         if published:
             self._published_in = self._turns
             self._recovered()
-            if not failed:
-                self._limit = min(2 * self._limit, self._options.batch)
         elif (
             failed
             and not self._in_progress

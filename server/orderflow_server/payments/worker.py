@@ -11,9 +11,9 @@ from typing import Protocol
 
 import structlog
 
+from orderflow_client.resilience.ramp import RecoveryRamp
 from orderflow_server.orders.ports import REPEATED_ATTEMPTS, LeasedOrder
 from orderflow_server.payments.pause import GatewayPause
-from orderflow_server.payments.ramp import RecoveryRamp
 
 Settle = Callable[[LeasedOrder], Awaitable[None]]
 """Makes one attempt at a leased order, and sets itself when the next may be made."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from uuid import UUID
+from itertools import pairwise
 
 import pytest
 from structlog.testing import capture_logs
@@ -40,7 +40,7 @@ from orderflow_server.events.ports import (
 from orderflow_server.events.relay import LEASE, OutboxRelay, RelayOptions
 from orderflow_server.orders.errors import StoreUnavailable
 from orderflow_server.orders.order import Order
-from orderflow_server.orders.ports import LONGEST_LEASE, Outbox, OutboxEvent
+from orderflow_server.orders.ports import LONGEST_LEASE, Outbox
 
 OPTIONS = RelayOptions(batch=100, poll_interval_s=0.5, lease_s=6.0, patience_s=6.0)
 GATHER_S = 0.02
@@ -207,7 +207,8 @@ async def test_orders_that_fail_at_the_front_of_the_outbox_do_not_fill_the_batch
     healthy = [await write(world.store, number) for number in range(51, 71)]
     async with running(world.relay(sleep=naps, options=RelayOptions(batch=5))):
         await naps.fallen_asleep()
-        for _ in range(20):
+        for _ in range(300):
+            world.clock.advance(timedelta(seconds=naps.delays[-1]))
             await naps.next()
     assert_each_once_and_in_order(world.publisher.ids, healthy)
 
@@ -387,26 +388,31 @@ async def test_an_event_whose_refusal_cannot_be_stored_is_tried_again() -> None:
 # Recovery
 
 
-async def test_after_an_outage_the_batches_are_small_at_first() -> None:
-    class Recorded(FakeOrderStore):
-        async def unpublished(
-            self, *, limit: int, without: Collection[UUID] = ()
-        ) -> Sequence[OutboxEvent]:
-            limits.append(limit)
-            return await super().unpublished(limit=limit, without=without)
-
-    limits: list[int] = []
+async def test_after_an_outage_the_rate_of_events_grows_slowly() -> None:
     world, naps = World(), Naps()
-    world.store = Recorded(world.clock)
     for number in range(1, 301):
         await write(world.store, number, versions=1)
     world.publisher.unready = [PublishFailed("no NATS") for _ in range(3)]
     async with running(world.relay(sleep=naps)):
-        for _ in range(3):
+        for delay_s in (0.1, 0.2, 0.4):
+            await naps.fallen_asleep()
+            assert naps.delays[-1] == delay_s
             await naps.next()
-        assert await world.all_marked()
-        assert limits[:6] == [10, 20, 40, 80, 100, 100]
-        assert naps.delays[:3] == [0.1, 0.2, 0.4]
+        published = [len(world.publisher.ids)]
+        for _ in range(5):
+            second_ends = world.clock() + timedelta(seconds=1)
+            while world.clock() < second_ends:
+                world.clock.advance(timedelta(seconds=max(naps.delays[-1], 0.001)))
+                await naps.next()
+            published.append(len(world.publisher.ids))
+        rates = [after - before for before, after in pairwise(published)]
+        assert published[0] <= 11, "the batch that found NATS back, and the first of the ramp"
+        assert rates[0] <= 12
+        assert rates == sorted(rates)
+        while not await world.all_marked():
+            world.clock.advance(timedelta(seconds=max(naps.delays[-1], 0.001)))
+            await naps.next()
+    assert len(world.publisher.ids) == 300
 
 
 async def test_while_it_cannot_publish_it_tries_ever_less_often_and_says_so_once() -> None:

@@ -16,12 +16,12 @@ from structlog.typing import EventDict
 
 from fakes.naps import Naps
 from orderflow_client.resilience.events import BreakerChanged, BreakerState
+from orderflow_client.resilience.ramp import RecoveryRamp
 from orderflow_server.orders.errors import PaymentUnresolved, StoreUnavailable
 from orderflow_server.orders.money import Money
 from orderflow_server.orders.order import Order, OrderDraft, OrderItem
 from orderflow_server.orders.ports import REPEATED_ATTEMPTS, LeasedOrder
 from orderflow_server.payments.pause import GatewayPause
-from orderflow_server.payments.ramp import RecoveryRamp
 from orderflow_server.payments.refusals import RefusalWatch
 from orderflow_server.payments.worker import PaymentWorker, Settle, WorkerOptions
 

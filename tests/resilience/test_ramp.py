@@ -8,7 +8,7 @@ import math
 import pytest
 
 from orderflow_client.resilience.events import BreakerChanged, BreakerState
-from orderflow_server.payments.ramp import RecoveryRamp
+from orderflow_client.resilience.ramp import RecoveryRamp
 
 CLOSED, OPEN, HALF_OPEN = BreakerState.CLOSED, BreakerState.OPEN, BreakerState.HALF_OPEN
 
