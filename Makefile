@@ -66,7 +66,7 @@ e2e: $(VENV)/.dev ## End-to-end tests: real processes, the demo, grpcurl where G
 	tools/jaeger.sh
 	tools/compose.sh
 	tools/kustomize.sh
-	pytest -m e2e tests/e2e
+	pytest -m e2e tests
 
 .PHONY: stack
 stack: $(VENV)/.dev ## Run docker-compose.yml without docker, place orders, find their traces and metrics

@@ -34,6 +34,7 @@ def test_promtool_accepts_the_configuration_and_the_rules() -> None:
     promtool("check", "rules", *map(str, RULES))
 
 
+@pytest.mark.e2e  # promtool steps through a month
 @pytest.mark.parametrize("path", RULE_TESTS, ids=lambda path: path.stem)
 def test_the_rules_do_as_their_tests_say(path: Path) -> None:
     promtool("test", "rules", str(path))

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from harness import NO_FAULTS, Service, create_request, running_service
 from orderflow.v1 import order_pb2
 from orderflow_server.parked import list_parked, release_all
@@ -37,7 +39,7 @@ async def test_25_hanging_orders_hold_up_no_healthy_one_and_settle_in_the_end(
             healthy.append(await create(service))
             await asyncio.sleep(0.02)
         # The worker tries the hanging ones meanwhile, again and again.
-        for _ in range(100):
+        for _ in range(40):
             healthy.append(await create(service))
             await asyncio.sleep(0.02)
         assert [order.state for order in healthy] == [PAID] * len(healthy)
@@ -63,6 +65,7 @@ async def test_no_order_is_paid_on_a_wrong_answer(tmp_path: Path) -> None:
         assert all(service.charges(order.id) == 1 for order in orders)
 
 
+@pytest.mark.e2e  # seconds of waiting; the scenario slow-gateway shows it, too
 async def test_a_gateway_slower_than_an_attempt_of_a_caller_is_waited_for(tmp_path: Path) -> None:
     async with running_service(tmp_path, inline_payment_s=1.3) as service:
         service.set_faults(Faults(latency_median_s=1.2))
@@ -72,6 +75,7 @@ async def test_a_gateway_slower_than_an_attempt_of_a_caller_is_waited_for(tmp_pa
         assert all(service.charges(order.id) == 1 for order in orders)
 
 
+@pytest.mark.e2e  # seconds of waiting; the scenario refusing-gateway shows it, too
 async def test_a_gateway_that_refuses_all_for_a_while_parks_nobody(tmp_path: Path) -> None:
     async with running_service(tmp_path) as service:
         service.set_faults(Faults(refuse_code="UNIMPLEMENTED"))

@@ -10,7 +10,6 @@ from orderflow_client.resilience.events import BreakerChanged, BreakerState, Pol
 from orderflow_client.resilience.window import SlidingCount
 
 _USUAL_WINDOW_S = 10.0
-_LEAST_PER_S = 10.0
 _GROWTH_PER_S = 1.5
 _BURST_S = 0.1
 _LEAST_REST_S = 0.001
@@ -27,16 +26,22 @@ class RecoveryRamp:
 
     Args:
         max_per_s: The most items a second.
+        least_per_s: The first rate where fewer items a second were answered before.
         clock: Measures seconds.
     """
 
     def __init__(
-        self, *, max_per_s: float = math.inf, clock: MonotonicClock = time.monotonic
+        self,
+        *,
+        max_per_s: float = math.inf,
+        least_per_s: float = 10.0,
+        clock: MonotonicClock = time.monotonic,
     ) -> None:
+        self._least_per_s = least_per_s
         self._max_per_s = max_per_s
         self._clock = clock
         self._recent = SlidingCount(_USUAL_WINDOW_S, buckets=10, clock=clock)
-        self._usual_per_s = _LEAST_PER_S
+        self._usual_per_s = least_per_s
         self._rate_per_s: float | None = None
         self._tokens = 0.0
         self._filled_at_s = self._judged_at_s = clock()
@@ -54,7 +59,7 @@ class RecoveryRamp:
         """Note that the target is away, and the rate of before."""
         if self._rate_per_s is None:
             answered, _ = self._recent.counts()
-            self._usual_per_s = max(answered / _USUAL_WINDOW_S, _LEAST_PER_S)
+            self._usual_per_s = max(answered / _USUAL_WINDOW_S, self._least_per_s)
 
     def resumed(self) -> None:
         """Begin the ramp: the target is back."""

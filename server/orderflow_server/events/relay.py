@@ -33,6 +33,9 @@ LEASE = "outbox relay"
 _GATHER_S = 0.02
 """How long events gather after a batch that was not full: batches cost, whatever their size."""
 
+_LEAST_PER_S = 100.0
+"""First rate after an outage where fewer events a second were published before."""
+
 _PROBE_BATCH = 10
 """Maximum number of events in a batch while NATS is considered away."""
 
@@ -159,7 +162,7 @@ class OutboxRelay:
         self._leads_until_s: float | None = None
         self._in_progress: dict[UUID, asyncio.Task[_Outcome]] = {}
         self._backing_off: dict[UUID, _BackingOff] = {}
-        self._ramp = RecoveryRamp(clock=clock)
+        self._ramp = RecoveryRamp(least_per_s=_LEAST_PER_S, clock=clock)
         self._failures = 0  # Failed turns since events were last published.
         self._turns = 0
         self._published_in = 0  # The turn in which events were last published.

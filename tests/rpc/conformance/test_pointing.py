@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.e2e  # pytest in pytest takes long
+
 INTERCEPTORS = """
 import grpc
 

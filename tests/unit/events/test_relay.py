@@ -390,7 +390,7 @@ async def test_an_event_whose_refusal_cannot_be_stored_is_tried_again() -> None:
 
 async def test_after_an_outage_the_rate_of_events_grows_slowly() -> None:
     world, naps = World(), Naps()
-    for number in range(1, 301):
+    for number in range(1, 1001):
         await write(world.store, number, versions=1)
     world.publisher.unready = [PublishFailed("no NATS") for _ in range(3)]
     async with running(world.relay(sleep=naps)):
@@ -399,20 +399,20 @@ async def test_after_an_outage_the_rate_of_events_grows_slowly() -> None:
             assert naps.delays[-1] == delay_s
             await naps.next()
         published = [len(world.publisher.ids)]
-        for _ in range(5):
+        for _ in range(3):
             second_ends = world.clock() + timedelta(seconds=1)
             while world.clock() < second_ends:
                 world.clock.advance(timedelta(seconds=max(naps.delays[-1], 0.001)))
                 await naps.next()
             published.append(len(world.publisher.ids))
         rates = [after - before for before, after in pairwise(published)]
-        assert published[0] <= 11, "the batch that found NATS back, and the first of the ramp"
-        assert rates[0] <= 12
+        assert published[0] <= 20, "the batch that found NATS back, and the first of the ramp"
+        assert rates[0] <= 115
         assert rates == sorted(rates)
         while not await world.all_marked():
             world.clock.advance(timedelta(seconds=max(naps.delays[-1], 0.001)))
             await naps.next()
-    assert len(world.publisher.ids) == 300
+    assert len(world.publisher.ids) == 1000
 
 
 async def test_while_it_cannot_publish_it_tries_ever_less_often_and_says_so_once() -> None:
