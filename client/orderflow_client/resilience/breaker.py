@@ -266,7 +266,7 @@ class Breaker:
         if finding is Outcome.IGNORED:
             return
         failed = finding is not Outcome.SUCCESS or self._slow(started_s)
-        suspected = self._suspected(subject, failed=failed)
+        suspected = subject is not None and self._suspected(subject, failed=failed)
         if probe:
             if suspected and finding is Outcome.UNANSWERED:
                 return  # It failed before: whether the target works, another one finds out.
@@ -286,10 +286,8 @@ class Breaker:
         if self._too_many_failed():
             self._change(CircuitBreakerState.OPEN)
 
-    def _suspected(self, subject: str | None, *, failed: bool) -> bool:
+    def _suspected(self, subject: str, *, failed: bool) -> bool:
         """Return whether the subject had failed before, and note how it ended this time."""
-        if subject is None:
-            return False
         suspected = subject in self._suspects
         if not failed:
             self._suspects.pop(subject, None)
