@@ -116,7 +116,8 @@ class Settings(BaseSettings):
         gt=0,
         le=300,
         description="The longest that one attempt of the background worker waits for the gateway, "
-        "seconds. Longer than inline_payment_s, so that a slow gateway is waited for.",
+        "seconds. One answer is waited for 2.5 s at first, and twice as long with each further "
+        "attempt, so that a slow gateway is waited for.",
     )
     worker_recovery_per_s: float = Field(
         250.0,

@@ -82,6 +82,9 @@ class OrderSettled:
 
 
 SettlementEvent = SettlementDeferred | SettlementParked | OrderSettled | RefusalsWidespread
+_FIRST_PATIENCE_S = 2.5
+"""How long the worker's first attempt waits for one answer; each later one twice as long."""
+
 _MAX_REASON = 200
 """The rest of a gateway's longer reason is cut."""
 
@@ -205,8 +208,10 @@ class Settlement:
     async def _ask_gateway(self, order: Order, attempts: int, until: Deadline) -> Payment:
         if attempts == 0:
             return await self._move_money(order)
-        # The worker has the time to wait for a slow answer.
-        with extended(max(until.remaining_s(), 0.0)):
+        # The worker has the time to wait for a slow answer, and longer the more it needs: an
+        # answer that was lost never comes, and to wait for it at once would hold the order up.
+        patience_s = min(_FIRST_PATIENCE_S * 2 ** min(attempts - 1, 16), until.remaining_s())
+        with extended(max(patience_s, 0.0)):
             if order.state is OrderState.PENDING_PAYMENT:
                 payment = await self._gateway.find(order)
                 if payment is not None:

@@ -16,6 +16,7 @@ from fakes.process import LEASE, LONG_S, Fail, Hold, Process, World, tasks_left,
 from fakes.steps import Point
 from orderflow_client.rejection import rejection_error
 from orderflow_client.resilience import deadline
+from orderflow_client.resilience.attempt_timeout import at_least_extended
 from orderflow_client.resilience.breaker import BreakerOpen
 from orderflow_client.resilience.deadline import Deadline
 from orderflow_server.orders.errors import PaymentInvalid, PaymentUnresolved, StoreUnavailable
@@ -338,6 +339,30 @@ async def test_the_worker_asks_for_the_payment_before_it_charges(world: World) -
     assert (await world.store.get(order.id)).state is PAID
     assert world.gateway.methods == ["charge", "find"]
     assert len(world.gateway.ledger.entries()) == 1
+
+
+async def test_each_attempt_of_the_worker_waits_longer_for_an_answer(world: World) -> None:
+    patience_s: list[float] = []
+
+    class Patient(FakeGateway):
+        async def find(self, order: Order) -> Payment | None:
+            patience_s.append(at_least_extended(0.0))
+            raise PaymentUnresolved(order.id)
+
+        async def charge(self, order: Order) -> Payment:
+            patience_s.append(at_least_extended(0.0))
+            raise PaymentUnresolved(order.id)
+
+    process = Process(world, gateway=Patient(world.clock))
+    order = await pending(world)
+    await process.settlement.settle(order, until=Deadline.after(LONG_S))
+    for attempts in (1, 2, 3):
+        leased = LeasedOrder(order, attempts)
+        await process.settlement.settle_leased(leased, until=Deadline.after(LONG_S))
+    await process.settlement.settle_leased(LeasedOrder(order, 9), until=Deadline.after(10.0))
+
+    assert patience_s[:4] == [0.0, 2.5, 5.0, 10.0], "a caller's own attempt is not extended"
+    assert 0 < patience_s[4] <= 10.0, "never longer than the attempt may take"
 
 
 async def test_the_worker_charges_where_there_is_no_payment(world: World) -> None:
