@@ -60,7 +60,7 @@ async def connect(
     """
     where = ", ".join(_without_secrets(server) for server in servers)
     try:
-        # The NATS client leaves a wrong port to whoever closes it.
+        # The NATS client does not check the port before it is closed.
         for server in servers:
             _ = urlsplit(server if "://" in server else f"nats://{server}").port
     except ValueError:

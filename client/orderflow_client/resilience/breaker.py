@@ -251,7 +251,7 @@ class Breaker:
         return BreakerPermit(self, self._generation, now_s, subject)
 
     def allow_probe(self) -> None:
-        """Ends the open period: the next attempt is the probe. For who knows that it is over.
+        """End the open period: the next attempt is the probe. Call it when the target works.
 
         Changes nothing while the breaker is closed or a probe is under way.
         """

@@ -1,4 +1,4 @@
-"""What is expected where the fault is: set aside, parked, ended, and no more than that."""
+"""Expectations on the faulty part itself: set aside, parked or ended, and nothing else."""
 
 from __future__ import annotations
 

@@ -118,13 +118,13 @@ class PostgresProcess:
         self._run("pg_ctl", "promote", "--pgdata", str(self._data), "--wait")
 
     def restart_as_standby(self) -> None:
-        """Make a primary a standby, which follows nobody and answers reads with what it had."""
+        """Restart a primary as a standby without a primary, which answers reads with old data."""
         self.stop()
         (self._data / "standby.signal").touch()
         self.start()
 
     def require_passwords(self) -> None:
-        """Restart as a server that asks every caller for a password, which nobody has."""
+        """Restart as a server that requires a password, which no role has."""
         self.stop()
         (self._data / "pg_hba.conf").write_text("host all all 127.0.0.1/32 scram-sha-256\n")
         self.start()

@@ -1,4 +1,4 @@
-"""What is expected of the orders that a fault does not concern, and soon of those that it does.
+"""Expectations on the orders that a fault does not concern, and on how soon others recover.
 
 The others are the orders that are placed while the faults last and are not odd, see `Placed`.
 """

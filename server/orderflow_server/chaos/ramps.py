@@ -1,4 +1,4 @@
-"""What is expected of the load on something that is back: it grows, and does not jump."""
+"""Expectations on the load after an outage: it grows, and does not jump."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Ramp:
     when the rate is at least half of that again.
 
     Attributes:
-        counter: What is counted.
+        counter: Name of the counter that is compared.
         first_s: How long the beginning is.
         first_times: The most in the beginning, in times of the rate before the fault.
         most_times: The most after that, for 10 s.

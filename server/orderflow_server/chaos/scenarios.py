@@ -363,8 +363,8 @@ _ALL = (
     Scenario(
         name="lying-gateway",
         shows="A fifth of the gateway's answers are wrong: another key, amount, currency or state, "
-        "or bytes that nobody can read. The orders concerned are parked until an operator releases "
-        "them, and all others are paid as usual.",
+        "or bytes that cannot be parsed. The orders concerned are parked until an operator "
+        "releases them, and all others are paid as usual.",
         duration_s=18,
         rate=20,
         windows=[

@@ -38,7 +38,7 @@ class RefusalsWidespread:
 
 
 class RefusalWatch:
-    """Tells a refused order from a gateway that refuses many of them.
+    """Distinguishes a refused order from a gateway that refuses many of them.
 
     Refusals are widespread once `WIDESPREAD_ORDERS` different orders were refused within
     `WINDOW_S`, and with them `WIDESPREAD_RATIO` of all, until `ANSWERS_TO_END` answers in a row.

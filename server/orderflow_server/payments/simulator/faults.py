@@ -115,7 +115,7 @@ class Fate(Value, frozen=True, gc=False, kw_only=True):
     Attributes:
         latency_s: How long to wait before anything is done.
         declines: A new payment is declined.
-        lie: What is wrong with the answer. None: nothing.
+        lie: The wrong part of the answer. None: the answer is right.
         refuse_code: The name of the status when the ending is REFUSED, else empty.
     """
 
